@@ -1,0 +1,1 @@
+"""The science of skydelta: arrays and tables in, arrays and tables out."""

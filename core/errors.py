@@ -1,0 +1,64 @@
+"""The one family of errors that the science raises; each says what the caller may do next."""
+
+from typing import ClassVar
+
+
+class ExposureError(Exception):
+    """An exposure cannot be processed; the message is for a person on shift.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, where, and what to do, in one line.
+
+    Attributes
+    ----------
+    outcome : str
+        The word that the exposure's status record carries.
+    retriable : bool
+        Whether the same input may succeed when it is tried again later.
+    stage : str or None
+        The stage of the pipeline that raised it; filled in by the pipeline.
+    """
+
+    outcome: ClassVar[str] = "failed"
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.stage: str | None = None
+
+
+class InputUnavailable(ExposureError):
+    """A file that the event names is not there (yet), or cannot be opened; a retry may help."""
+
+    outcome = "input_unavailable"
+    retriable = True
+
+
+class UnusableInput(ExposureError):
+    """A file is there but is not an image that can be processed; a retry cannot help."""
+
+    outcome = "failed"
+
+
+class InvalidEvent(ExposureError):
+    """The exposure event itself is wrong: not decodable, a field missing or out of range."""
+
+    outcome = "invalid_event"
+
+
+class NoTemplate(ExposureError):
+    """No template covers enough of the exposure."""
+
+    outcome = "no_template"
+
+
+class QualityRejected(ExposureError):
+    """The pixels were read, but nothing trustworthy can be published from them."""
+
+    outcome = "rejected_quality"
+
+
+class SubtractionFailed(QualityRejected):
+    """An engine could not find a trustworthy matching; another engine may."""

@@ -1,0 +1,74 @@
+"""What a template provider is asked, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from core.exposure import TemplateFacts
+from core.image import Image
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+
+@dataclass(frozen=True)
+class TemplateRequest:
+    """The pixel grid and the band that a template is wanted for.
+
+    Attributes
+    ----------
+    wcs : astropy.wcs.WCS
+        Celestial WCS of the exposure.
+    shape : tuple of int
+        (ny, nx) of the exposure.
+    band : str or None
+        Band of the exposure.
+    mjd_mid : float or None
+        Mid-exposure; a template must not contain the exposure itself.
+    min_overlap : float
+        The least fraction of the exposure that a template must cover.
+    """
+
+    wcs: WCS
+    shape: tuple[int, int]
+    band: str | None = None
+    mjd_mid: float | None = None
+    min_overlap: float = 0.3
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template on its own pixel grid, or already on the grid that was asked for.
+
+    Attributes
+    ----------
+    image : Image
+        Pixels, mask, variance (if known), WCS and facts.
+    facts : TemplateFacts
+        Where it came from.
+    on_grid : bool
+        True when ``image`` already lies on the pixel grid of the request.
+    """
+
+    image: Image
+    facts: TemplateFacts
+    on_grid: bool = False
+
+
+class TemplateProvider(Protocol):
+    """Anything that can find a template."""
+
+    name: str
+
+    def find(self, request: TemplateRequest) -> Template:
+        """Return the best template for the request.
+
+        Raises
+        ------
+        core.errors.NoTemplate
+            If none covers the exposure; the message says what was looked at.
+        core.errors.InputUnavailable
+            If the source of templates cannot be reached now.
+        """
+        ...
