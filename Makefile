@@ -1,0 +1,54 @@
+# Everything here keeps to the virtual environment .venv, which `make venv` makes.
+#
+#   PYTHON       the Python (3.11 or newer) that .venv is made from
+#   PYTEST_ARGS  more arguments for pytest:   make test PYTEST_ARGS='-k packets -x'
+#   BROKER_ARGS  more arguments for broker:   make broker BROKER_ARGS='--port 19092'
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BROKER_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Touched last: an installation that was interrupted is done again.
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format broker bench clean distclean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## make .venv with skydelta and everything it needs
+
+$(STAMP): pyproject.toml
+	@./deploy/make-venv "$(PYTHON)" $(VENV)
+	@touch $@
+
+demo: $(STAMP) ## simulate a small survey and watch its alerts come out of the stream
+	@$(BIN)/skydelta demo
+
+test: $(STAMP) ## run every test, against a real Kafka where there is a way to one
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+broker: $(STAMP) ## run a local Apache Kafka in the foreground and print its address
+	@exec $(BIN)/python -m tests.kafka.local_broker $(BROKER_ARGS)
+
+bench: $(STAMP) ## measure speed
+	@$(BIN)/python -m pytest tests/benchmarks -m bench -s $(PYTEST_ARGS)
+
+clean: ## remove what runs leave behind
+	rm -rf demo-output build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .numba_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## ... and .venv and Kafka's jars
+	rm -rf $(VENV) *.egg-info deploy/kafka/libs

@@ -1,0 +1,102 @@
+"""What all tests share: one real Kafka broker for the session, topics on it, and what they hold."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Message
+
+from tests.kafka import discovery
+from tests.kafka.errors import BrokerFailed, BrokerUnavailable
+from tests.kafka.local_broker import LocalBroker
+from tests.kafka.topics import TopicMaker
+from tests.kafka.topics import read_topic as read_topic_at
+
+NO_BROKER = pytest.StashKey[str]()
+SKIPPED = "no Kafka broker (see NO KAFKA BROKER below)"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the marker ``kafka`` and the need for a broker the same thing."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", [])
+        if item.get_closest_marker("kafka"):
+            if "kafka_bootstrap" not in fixtures and "own_broker" not in fixtures:
+                fixtures.insert(0, "kafka_bootstrap")
+        elif "kafka_bootstrap" in fixtures or "own_broker" in fixtures:
+            item.add_marker("kafka")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say in one line that the tests which need a broker did not run."""
+    reason = config.stash.get(NO_BROKER, None)
+    if reason:
+        skipped = terminalreporter.stats.get("skipped", [])
+        number = sum(SKIPPED in str(report.longrepr) for report in skipped)
+        terminalreporter.write_line(
+            f"NO KAFKA BROKER: {number} tests skipped ({reason}). "
+            f"To get one: {discovery.HOW_TO_GET_ONE}.",
+            red=True,
+            bold=True,
+        )
+
+
+def _go_without(config: pytest.Config, error: BrokerUnavailable) -> None:
+    """Fail where a broker is required, else skip and remember why."""
+    if discovery.broker_is_required():
+        pytest.fail(
+            f"{discovery.REQUIRED} is set and there is no Kafka broker ({error}). "
+            f"To get one: {discovery.HOW_TO_GET_ONE}.",
+            pytrace=False,
+        )
+    config.stash[NO_BROKER] = str(error)
+    pytest.skip(SKIPPED)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
+    """Bootstrap address of a real broker, one for the whole session (see `discovery`)."""
+    broker = discovery.find_broker()
+    try:
+        bootstrap = broker.__enter__()
+    except BrokerUnavailable as error:
+        _go_without(pytestconfig, error)
+    except BrokerFailed as error:
+        pytest.fail(str(error), pytrace=False)
+    try:
+        yield bootstrap
+    finally:
+        broker.__exit__(None, None, None)
+
+
+@pytest.fixture
+def own_broker(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[LocalBroker]:
+    """A broker of the test's own, to be stopped, killed and started again. It takes seconds."""
+    broker = LocalBroker(tmp_path / "kafka")
+    try:
+        broker.start()
+    except BrokerUnavailable as error:
+        _go_without(pytestconfig, error)
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def make_topic(kafka_bootstrap: str) -> Iterator[TopicMaker]:
+    """``make_topic(partitions=1) -> name``: a new topic, deleted when the session ends."""
+    maker = TopicMaker(kafka_bootstrap)
+    yield maker
+    maker.delete_all()
+
+
+@pytest.fixture(scope="session")
+def read_topic(kafka_bootstrap: str) -> Callable[..., list[Message]]:
+    """``read_topic(topic, expected, timeout=30) -> list[Message]``: what is committed there."""
+
+    def read(topic: str, expected: int, timeout: float = 30.0) -> list[Message]:
+        return read_topic_at(kafka_bootstrap, topic, expected, timeout)
+
+    return read

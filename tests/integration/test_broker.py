@@ -1,0 +1,74 @@
+"""The broker that the other tests rely on is a real one: transactions, and a life after a crash."""
+
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import Message, Producer
+
+from tests.kafka.topics import TopicMaker
+
+Reader = Callable[..., list[Message]]
+
+
+def transactional_producer(bootstrap: str, name: str) -> Producer:
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "transactional.id": name,
+            "transaction.timeout.ms": 60000,
+            "message.timeout.ms": 30000,
+        }
+    )
+    producer.init_transactions(30)
+    return producer
+
+
+def values(messages: list[Message]) -> list[bytes]:
+    return [message.value() for message in messages]
+
+
+@pytest.mark.kafka
+def test_aborted_transaction_is_invisible(
+    kafka_bootstrap: str, make_topic: TopicMaker, read_topic: Reader
+) -> None:
+    topic = make_topic()
+    producer = transactional_producer(kafka_bootstrap, topic)
+
+    producer.begin_transaction()
+    producer.produce(topic, b"aborted")
+    producer.flush(30)  # on the broker's disk, and yet not to be seen
+    producer.abort_transaction(30)
+    assert read_topic(topic, expected=0) == []
+
+    producer.begin_transaction()
+    producer.produce(topic, b"committed")
+    producer.commit_transaction(30)
+    assert values(read_topic(topic, expected=1)) == [b"committed"]
+
+
+@pytest.mark.kafka
+def test_open_transaction_is_invisible_until_committed(
+    kafka_bootstrap: str, make_topic: TopicMaker, read_topic: Reader
+) -> None:
+    topic = make_topic()
+    producer = transactional_producer(kafka_bootstrap, topic)
+    producer.begin_transaction()
+    producer.produce(topic, b"open")
+    producer.flush(30)
+    assert read_topic(topic, expected=0) == []
+    producer.commit_transaction(30)
+    assert values(read_topic(topic, expected=1)) == [b"open"]
+
+
+@pytest.mark.kafka
+def test_read_topic_returns_more_than_expected_and_refuses_less(
+    kafka_bootstrap: str, make_topic: TopicMaker, read_topic: Reader
+) -> None:
+    topic = make_topic(partitions=3)
+    producer = Producer({"bootstrap.servers": kafka_bootstrap})
+    for partition in range(3):
+        producer.produce(topic, b"%d" % partition, partition=partition)
+    producer.flush(30)
+    assert sorted(values(read_topic(topic, expected=1))) == [b"0", b"1", b"2"]
+    with pytest.raises(AssertionError, match="3 of 4 messages"):
+        read_topic(topic, expected=4, timeout=1)

@@ -1,0 +1,298 @@
+"""An Apache Kafka of one node on the loopback interface: start, stop, kill, start again.
+
+``python -m tests.kafka.local_broker`` (``make broker``) runs one in the foreground.
+"""
+
+import argparse
+import base64
+import contextlib
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tests.kafka.errors import BrokerFailed, BrokerUnavailable
+from tests.kafka.jars import DEPLOY, fetch_jars, find_java, kafka_version
+
+START_TIMEOUT = 90.0
+STOP_TIMEOUT = 30.0
+# Below Linux's ephemeral range: a client that reconnects to a port of that range while the broker
+# is down can be given the same port as its source, and then talks to itself.
+PORTS = range(20000, 32000)
+_BEHAVIOUR = "--- below this line"
+
+
+def behaviour() -> dict[str, str]:
+    """Return the broker properties that are not about ports and folders."""
+    text = (DEPLOY / "server.properties").read_text()
+    lines = text[text.index(_BEHAVIOUR) :].splitlines()[1:]
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name: value for name, _, value in pairs}
+
+
+def free_port(avoid: int | None = None) -> int:
+    """Return a TCP port of the loopback interface that nobody listens on."""
+    for port in random.sample(PORTS, 200):
+        if port != avoid and port_is_free(port):
+            return port
+    raise BrokerUnavailable(f"no free port found in {PORTS.start}..{PORTS.stop}")
+
+
+def port_is_free(port: int) -> bool:
+    """Say whether a server could listen on a port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class LocalBroker:
+    """One Kafka node, broker and controller, run from jars with Java.
+
+    Ports and data outlive `stop` and `kill`: the next `start` brings the same broker back, with
+    its topics, groups and open transactions.
+
+    Parameters
+    ----------
+    folder : Path
+        Where its data, its configuration and its log (``broker.log``) go.
+    port, controller_port : int, optional
+        The ports to listen on; free ones are chosen when not given.
+    properties : mapping, optional
+        Kafka broker properties that are added to, or replace, those of
+        ``deploy/kafka/server.properties``.
+    heap : str
+        Java's heap limit.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        controller_port: int | None = None,
+        properties: Mapping[str, str] | None = None,
+        heap: str = "512m",
+    ) -> None:
+        self.folder = Path(folder)
+        self.port = port or free_port()
+        self.controller_port = controller_port or free_port(avoid=self.port)
+        self.properties = dict(properties or {})
+        self.heap = heap
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """The address that clients are given."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What the broker wrote, over all its starts."""
+        return self.folder / "broker.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None when it does not run."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self, timeout: float = START_TIMEOUT) -> None:
+        """Start it, and return once it answers.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait for the first answer.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If Java or Kafka's jars cannot be had.
+        BrokerFailed
+            If it exits or does not answer in time.
+        """
+        if self.pid is not None:
+            return
+        java, jars = find_java(), fetch_jars()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        configuration = self._write_configuration()
+        classpath = [str(java), f"-Dlog4j2.configurationFile={DEPLOY / 'log4j2.yaml'}"]
+        classpath += ["-cp", f"{jars}/*"]
+        if not (self.folder / "data" / "meta.properties").exists():
+            self._format(classpath, configuration)
+        command = [*classpath[:1], f"-Xmx{self.heap}", "-XX:+UseSerialGC", *classpath[1:]]
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "kafka.Kafka", str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,  # Ctrl-C reaches us first, and we stop it in order
+            )
+        try:
+            self._wait_until_it_answers(time.monotonic() + timeout)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Shut it down in order, or kill it where that takes more than ``timeout`` seconds."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def wait(self) -> int:
+        """Wait until the process exits by itself; return its exit status."""
+        if self._process is None:
+            raise BrokerFailed("the broker was not started")
+        return self._process.wait()
+
+    def log_tail(self, lines: int = 30) -> str:
+        """Return the last lines of the log."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _write_configuration(self) -> Path:
+        text = (DEPLOY / "server.properties").read_text()
+        for name, value in {
+            "{port}": str(self.port),
+            "{controller_port}": str(self.controller_port),
+            "{data}": str(self.folder.resolve() / "data"),
+        }.items():
+            text = text.replace(name, value)
+        # Java's properties: the last line that names a key wins.
+        text += "".join(f"{name}={value}\n" for name, value in self.properties.items())
+        path = self.folder / "server.properties"
+        path.write_text(text)
+        return path
+
+    def _format(self, java: list[str], configuration: Path) -> None:
+        # A Kafka uuid is 16 bytes in url-safe base64; a leading dash would read as an option.
+        cluster = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+        command = [*java, "kafka.tools.StorageTool", "format", "--standalone"]
+        with open(self.log, "ab") as log:
+            status = subprocess.run(
+                [*command, "-t", cluster, "-c", str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                timeout=START_TIMEOUT,
+            ).returncode
+        if status != 0:
+            raise BrokerFailed(
+                f"Kafka's StorageTool exited with {status}; its log {self.log} ends\n"
+                f"{self.log_tail()}"
+            )
+
+    def _wait_until_it_answers(self, deadline: float) -> None:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        while True:
+            assert self._process is not None
+            status = self._process.poll()
+            if status is not None:
+                raise BrokerFailed(
+                    f"Kafka exited with {status} while starting; its log {self.log} ends\n"
+                    f"{self.log_tail()}"
+                )
+            with contextlib.suppress(KafkaException):
+                admin.list_topics(timeout=1)
+                return
+            if time.monotonic() > deadline:
+                raise BrokerFailed(
+                    f"Kafka does not answer at {self.bootstrap}; its log {self.log} ends\n"
+                    f"{self.log_tail()}"
+                )
+            time.sleep(0.1)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a broker in the foreground until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="make broker", description=main.__doc__)
+    parser.add_argument("--port", type=int, help="port to listen on (9092, else a free one)")
+    parser.add_argument("--data", type=Path, help="folder for its data, kept (a temporary one)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a broker property"
+    )
+    options = parser.parse_args(arguments)
+    malformed = [pair for pair in options.set if "=" not in pair]
+    if malformed:
+        parser.error(f"--set needs KEY=VALUE, not {malformed[0]!r}")
+    if options.port is not None and not port_is_free(options.port):
+        parser.error(f"port {options.port} is taken: choose another with --port")
+    port = options.port or (9092 if port_is_free(9092) else None)
+    signal.signal(signal.SIGTERM, _leave)
+    with contextlib.ExitStack() as stack:
+        folder = options.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        properties = dict(pair.split("=", 1) for pair in options.set)
+        broker = LocalBroker(folder, port, properties=properties)
+        sys.stdout.write("starting Apache Kafka ...\n")
+        sys.stdout.flush()
+        try:
+            stack.enter_context(broker)
+            sys.stdout.write(
+                f"Apache Kafka {kafka_version(fetch_jars())} is ready at {broker.bootstrap}\n"
+                f"  the tests use it after  "
+                f"export SKYDELTA_TEST_BOOTSTRAP={shlex.quote(broker.bootstrap)}\n"
+                f"  data, configuration, log: {folder}\n"
+                "  Ctrl-C stops it\n"
+            )
+            sys.stdout.flush()
+            status = broker.wait()
+        except KeyboardInterrupt:
+            sys.stdout.write("\nstopping\n")
+            return 0
+        except (BrokerUnavailable, BrokerFailed) as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        sys.stderr.write(f"Kafka exited with {status}; its log ends\n{broker.log_tail()}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
