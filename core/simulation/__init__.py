@@ -1,0 +1,1 @@
+"""Simulated sky, optics and detector; import from `core.simulate`."""
