@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -52,7 +53,9 @@ class Exposure:
     field: str | None = None
     detector: str | None = None
     program: str | None = None
-    header_overrides: Mapping[str, str | float | int | bool] = field(default_factory=dict)
+    header_overrides: Mapping[str, str | float | int | bool] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)
