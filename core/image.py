@@ -102,6 +102,8 @@ class Image:
         Gain, saturation, time, band, zero point.
     name : str
         Where it came from, for messages.
+    notes : tuple of str
+        What a person should know about how it was read, one line each.
     """
 
     data: FloatImage
@@ -111,6 +113,7 @@ class Image:
     psf: PSFModel | None = None
     facts: ExposureFacts = field(default_factory=ExposureFacts)
     name: str = "image"
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
