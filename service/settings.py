@@ -1,0 +1,363 @@
+"""Everything that an operator may choose, as typed sections; validated once, at the edge.
+
+A TOML file (``--config`` or ``SKYDELTA_CONFIG``) has one table a section; an environment variable
+``SKYDELTA_<SECTION>__<KEY>`` wins over the file. `service.settings_loading.load` reads both.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from service.cpus import available_cpus
+
+
+def _split(value: Any) -> Any:
+    """Let an environment variable give a list as ``a,b`` or as JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return _from_json(value)
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _table(value: Any) -> Any:
+    """Let an environment variable give a table as JSON."""
+    return _from_json(value) if isinstance(value, str) else value
+
+
+def _from_json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_split)]
+TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+RawTable = Annotated[dict[str, str | int | float | bool], BeforeValidator(_table)]
+
+#: librdkafka properties that exactly-once publishing depends on, or that have a setting here.
+_RESERVED_PROPERTIES = {
+    "bootstrap.servers": "kafka.bootstrap_servers",
+    "client.id": "kafka.client_id",
+    "group.id": "kafka.group_id",
+    "group.instance.id": "kafka.group_instance_id",
+    "group.protocol": "kafka.group_protocol",
+    "session.timeout.ms": "kafka.session_timeout_seconds",
+    "transactional.id": "kafka.transactional_id",
+    "transaction.timeout.ms": "kafka.transaction_timeout_seconds",
+    "message.max.bytes": "kafka.max_message_bytes",
+    "compression.type": "kafka.compression",
+    "compression.codec": "kafka.compression",
+    "security.protocol": "kafka.security_protocol",
+    "sasl.mechanism": "kafka.sasl_mechanism",
+    "sasl.mechanisms": "kafka.sasl_mechanism",
+    "sasl.username": "kafka.sasl_username",
+    "sasl.password": "kafka.sasl_password",
+    "ssl.ca.location": "kafka.ssl_ca_file",
+    "ssl.certificate.location": "kafka.ssl_certificate_file",
+    "ssl.key.location": "kafka.ssl_key_file",
+    "ssl.key.password": "kafka.ssl_key_password",
+    "enable.auto.commit": None,
+    "enable.auto.offset.store": None,
+    "enable.idempotence": None,
+    "isolation.level": None,
+    "acks": None,
+    "request.required.acks": None,
+    "message.timeout.ms": None,
+    "delivery.timeout.ms": None,
+    "auto.offset.reset": None,
+    "enable.partition.eof": None,
+}
+
+
+class Section(BaseModel):
+    """A table of the settings file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class KafkaSettings(Section):
+    """The brokers, the consumer group and the transactional producer."""
+
+    bootstrap_servers: str = Field(
+        default="localhost:9092", min_length=1, description="Brokers, `host:port,host:port`"
+    )
+    client_id: str = Field(default="skydelta", min_length=1, description="Name in broker logs")
+    group_id: str = Field(default="skydelta", min_length=1, description="Consumer group")
+    group_instance_id: str | None = Field(
+        default=None, description="Static group membership: one stable name a process"
+    )
+    group_protocol: Literal["classic", "consumer"] = Field(
+        default="classic", description="`consumer` is KIP-848 (Kafka 4)"
+    )
+    transactional_id: str = Field(
+        default_factory=lambda: f"skydelta-{socket.gethostname()}",
+        min_length=1,
+        description="Stable and unique for each running process; a second one fences the first",
+    )
+    session_timeout_seconds: float = Field(
+        default=10.0,
+        ge=1,
+        le=1800,
+        description="A silent process loses its partitions after this (classic protocol)",
+    )
+    transaction_timeout_seconds: float = Field(
+        default=60.0, ge=2, le=900, description="The broker aborts a transaction after this"
+    )
+    max_message_bytes: int = Field(
+        default=1_000_000,
+        ge=10_000,
+        description="Largest record that the output topics take; larger ones refuse the exposure",
+    )
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        default="lz4", description="Compression of what is published"
+    )
+    security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        default="plaintext", description="How to talk to the brokers"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = (
+        Field(default=None, description="With a `sasl_` protocol")
+    )
+    sasl_username: str | None = Field(default=None, description="With PLAIN and SCRAM")
+    sasl_password: SecretStr | None = Field(default=None, description="With PLAIN and SCRAM")
+    ssl_ca_file: Path | None = Field(default=None, description="Certificate authorities, PEM")
+    ssl_certificate_file: Path | None = Field(default=None, description="Our certificate, PEM")
+    ssl_key_file: Path | None = Field(default=None, description="Our private key, PEM")
+    ssl_key_password: SecretStr | None = Field(default=None, description="Of the private key")
+    extra: RawTable = Field(
+        default_factory=dict,
+        description='Raw librdkafka properties, `{"linger.ms" = 20}`; in the environment as JSON',
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _no_reserved_property(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        for name in extra:
+            if name in _RESERVED_PROPERTIES:
+                setting = _RESERVED_PROPERTIES[name]
+                hint = f"use {setting}" if setting else "exactly-once publishing depends on it"
+                raise ValueError(f"{name} may not be set here: {hint}")
+        return extra
+
+    @model_validator(mode="after")
+    def _sasl_is_complete(self) -> KafkaSettings:
+        if self.security_protocol.startswith("sasl") and self.sasl_mechanism is None:
+            raise ValueError(f"security_protocol {self.security_protocol} needs a sasl_mechanism")
+        if self.sasl_mechanism not in (None, "OAUTHBEARER") and not (
+            self.sasl_username and self.sasl_password
+        ):
+            raise ValueError(
+                f"sasl_mechanism {self.sasl_mechanism} needs sasl_username and sasl_password"
+            )
+        return self
+
+
+class TopicSettings(Section):
+    """Where events come from and where results go."""
+
+    exposures: TopicName = Field(default="exposures", description="Input: exposure events")
+    alerts: TopicName = Field(default="alerts", description="Output: alert packets")
+    status: TopicName = Field(
+        default="exposure-status", description="Output: one status record an exposure"
+    )
+    dead_letters: TopicName = Field(
+        default="exposures-dead-letter", description="Output: events that could not be processed"
+    )
+
+    @model_validator(mode="after")
+    def _all_different(self) -> TopicSettings:
+        names = [self.exposures, self.alerts, self.status, self.dead_letters]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"four different topics are needed; used twice: {', '.join(twice)}")
+        return self
+
+
+class TemplateSettings(Section):
+    """Where templates are looked for."""
+
+    path: Path = Field(default=Path("templates"), description="Folder of template FITS files")
+
+
+class PipelineSection(Section):
+    """The science; see `core.pipeline.PipelineSettings`."""
+
+    engines: Names = Field(
+        default=("sfft",), min_length=1, description="Subtraction engines, tried in this order"
+    )
+    threshold: float = Field(default=5.0, gt=0, le=100, description="Detection threshold, sigma")
+    max_pixels: int = Field(
+        default=20_000 * 20_000, gt=0, description="Larger images are refused, unread"
+    )
+    min_overlap: float = Field(
+        default=0.3, gt=0, le=1, description="Least fraction of an exposure a template must cover"
+    )
+    max_candidates: int = Field(
+        default=2000, gt=0, description="More candidates than this reject the exposure"
+    )
+    cutout_size: int = Field(
+        default=63, ge=15, le=63, description="Side of the cutouts, pixels, odd"
+    )
+
+    @field_validator("cutout_size")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"{value} is even; the candidate must be at the centre")
+        return value
+
+
+class WorkerSettings(Section):
+    """The worker processes."""
+
+    count: int = Field(
+        default_factory=available_cpus,
+        ge=1,
+        le=256,
+        description="Worker processes; default: one for each CPU this process may use",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Threads in each worker; default: CPUs / workers, at least 1",
+    )
+    deadline_seconds: float = Field(
+        default=300.0, gt=0, description="A worker that takes longer is stopped and replaced"
+    )
+    start_timeout_seconds: float = Field(
+        default=300.0, gt=0, description="A worker must be warm after this"
+    )
+    attempts: int = Field(
+        default=3, ge=1, le=20, description="How often an exposure is tried while input is missing"
+    )
+    retry_seconds: float = Field(
+        default=2.0, ge=0, description="Wait before the second attempt; doubles each time"
+    )
+    shutdown_grace_seconds: float = Field(
+        default=30.0, ge=0, description="On SIGTERM, exposures in flight have this long to finish"
+    )
+
+    @property
+    def threads_each(self) -> int:
+        """Threads that one worker may use."""
+        return self.threads or max(1, available_cpus() // self.count)
+
+
+class PacketSection(Section):
+    """The alert packets."""
+
+    publisher: str = Field(
+        default="skydelta", min_length=1, max_length=200, description="`publisher` of the packets"
+    )
+    object_prefix: str = Field(
+        default="SD", pattern=r"^[A-Za-z]{1,8}$", description="First letters of every `objectId`"
+    )
+    program_id: int = Field(
+        default=1, ge=0, le=99, description="`programid` of the packets (1 is public)"
+    )
+    filter_ids: Annotated[dict[str, int], BeforeValidator(_table)] = Field(
+        default_factory=lambda: {"g": 1, "r": 2, "i": 3},
+        description="`fid` of each band; a band that is not here gets 0; in the environment as JSON",
+    )
+
+
+class WebSettings(Section):
+    """Health and metrics over HTTP."""
+
+    enabled: bool = Field(default=True, description="Serve /healthz, /readyz and /metrics")
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port; 0 takes a free one")
+    stalled_after_seconds: float = Field(
+        default=60.0, gt=0, description="/healthz fails when the loop has not turned for this long"
+    )
+
+
+class InputSettings(Section):
+    """What an event may make the service read."""
+
+    roots: Paths = Field(
+        default=(), description="Folders that files may be read from; others are refused"
+    )
+    max_event_bytes: int = Field(
+        default=262_144, ge=1_000, description="Larger events are refused, undecoded"
+    )
+
+    @field_validator("roots")
+    @classmethod
+    def _absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if not root.is_absolute():
+                raise ValueError(f"{root} is not an absolute path")
+        return roots
+
+
+class LogSettings(Section):
+    """Logging, always to stderr."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe level"
+    )
+    format: Literal["auto", "human", "json"] = Field(
+        default="auto", description="`auto` is human on a terminal and JSON lines elsewhere"
+    )
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """All sections; keyword arguments are the file's values, the environment wins over them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SKYDELTA_",
+        env_nested_delimiter="__",
+        enable_decoding=False,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    topics: TopicSettings = Field(default_factory=TopicSettings)
+    templates: TemplateSettings = Field(default_factory=TemplateSettings)
+    pipeline: PipelineSection = Field(default_factory=PipelineSection)
+    workers: WorkerSettings = Field(default_factory=WorkerSettings)
+    packets: PacketSection = Field(default_factory=PacketSection)
+    web: WebSettings = Field(default_factory=WebSettings)
+    input: InputSettings = Field(default_factory=InputSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over what the file (the keyword arguments) says."""
+        return env_settings, init_settings
