@@ -6,17 +6,27 @@ from core.simulation.pair import PairSettings, SimulatedPair, simulate_pair
 from core.simulation.psf import SimulatedPSF
 from core.simulation.render import add_galaxies, add_stars
 from core.simulation.sky import Galaxies, Stars
+from core.simulation.survey import (
+    SimulatedExposure,
+    SimulatedSurvey,
+    SurveySettings,
+    simulate_survey,
+)
 
 __all__ = [
     "Detector",
     "Galaxies",
     "NoiseBudget",
     "PairSettings",
+    "SimulatedExposure",
     "SimulatedPSF",
     "SimulatedPair",
+    "SimulatedSurvey",
     "SkyLevel",
     "Stars",
+    "SurveySettings",
     "add_galaxies",
     "add_stars",
     "simulate_pair",
+    "simulate_survey",
 ]
