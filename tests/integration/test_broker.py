@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Message, Producer
 
+from tests.kafka import topics
+from tests.kafka.local_broker import LocalBroker
 from tests.kafka.topics import TopicMaker
 
 Reader = Callable[..., list[Message]]
@@ -17,6 +19,7 @@ def transactional_producer(bootstrap: str, name: str) -> Producer:
             "transactional.id": name,
             "transaction.timeout.ms": 60000,
             "message.timeout.ms": 30000,
+            "log_level": 2,  # the broker goes away in one of the tests: no line for each attempt
         }
     )
     producer.init_transactions(30)
@@ -72,3 +75,31 @@ def test_read_topic_returns_more_than_expected_and_refuses_less(
     assert sorted(values(read_topic(topic, expected=1))) == [b"0", b"1", b"2"]
     with pytest.raises(AssertionError, match="3 of 4 messages"):
         read_topic(topic, expected=4, timeout=1)
+
+
+@pytest.mark.kafka
+def test_broker_comes_back_with_its_data(own_broker: LocalBroker) -> None:
+    bootstrap = own_broker.bootstrap
+    topic = TopicMaker(bootstrap)(partitions=2)
+    producer = transactional_producer(bootstrap, topic)
+    producer.begin_transaction()
+    producer.produce(topic, b"first", partition=0)
+    producer.commit_transaction(30)
+    own_broker.stop()
+    own_broker.start()
+
+    assert values(topics.read_topic(bootstrap, topic, expected=1)) == [b"first"]
+    producer.begin_transaction()  # the same producer goes on: its id and epoch were kept
+    producer.produce(topic, b"second", partition=1)
+    producer.commit_transaction(30)
+    # Seen, so its commit marker is written: see LocalBroker.kill.
+    assert len(topics.read_topic(bootstrap, topic, expected=2)) == 2
+    pid = own_broker.pid
+    own_broker.kill()
+    assert own_broker.pid is None
+    own_broker.start()
+
+    assert own_broker.bootstrap == bootstrap
+    assert own_broker.pid != pid
+    messages = topics.read_topic(bootstrap, topic, expected=2)
+    assert sorted(values(messages)) == [b"first", b"second"]
