@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from core.image import FloatImage, MaskImage
 from core.psf import PSFModel
+from core.subtraction.correlation import CorrelatedNoise
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class SubtractionQuality:
         Which image was convolved: ``template`` or ``science``.
     seconds : float
         Wall time of the engine.
+    model_error : float
+        Error of the matching relative to the flux, measured on the brightest stars and included
+        in the noise; ``star_chi2`` is what it was without it.
     """
 
     engine: str
@@ -54,6 +58,7 @@ class SubtractionQuality:
     kernel_shape: tuple[int, int]
     convolved: str
     seconds: float
+    model_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,8 @@ class Difference:
         The engine's kernel solution (`core.subtraction.sfft.SFFTResult` for SFFT).
     quality : SubtractionQuality
         The verdict in numbers.
-    correlation : float
-        Standard deviation of the unit-variance matched-filter map that the noise's correlation
-        causes on blank sky; 1 for white noise.
+    correlation : CorrelatedNoise
+        How far sums over pixels are noisier than the per-pixel noise alone says.
     """
 
     data: FloatImage
@@ -91,4 +95,4 @@ class Difference:
     psf: PSFModel
     kernel: Any
     quality: SubtractionQuality
-    correlation: float = 1.0
+    correlation: CorrelatedNoise = field(default_factory=CorrelatedNoise)

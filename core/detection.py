@@ -1,0 +1,195 @@
+"""What is left on the noise-scaled difference: a matched filter, then SEP on its S/N map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+
+import numpy as np
+import numpy.typing as npt
+import sep
+
+from core.errors import QualityRejected
+from core.image import FloatImage, MaskBit, MaskImage
+from core.subtraction.convolve import convolve_squared, convolve_varying
+from core.subtraction.difference import Difference
+
+
+class CandidateFlag(IntFlag):
+    """What a person should know before believing a candidate."""
+
+    MASKED_NEAR = 1  # masked pixels within one seeing
+    SATURATED_NEAR = 2  # a saturated star within two seeings
+    TEMPLATE_BAD_NEAR = 4  # unusable template within one seeing
+    EDGE = 8  # the PSF reaches over the edge
+    BLENDED = 16  # split from a neighbour
+    DIPOLE = 32  # a detection of the other sign lies within 1.5 seeings
+    SHARP = 64  # narrower than the PSF: a cosmic ray or a hot pixel
+    EXTENDED = 128  # wider than the PSF
+    POOR_FIT = 256  # the PSF does not describe it
+    CENTRE_MASKED = 512  # its own pixel is masked
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Peaks of the S/N map; all columns of shape (n,).
+
+    Attributes
+    ----------
+    x, y : ndarray of float64
+        0-based barycentre on the S/N map.
+    sign : ndarray of int64
+        +1 where the science image is brighter, -1 where it is fainter.
+    peak_snr : ndarray of float64
+        Highest value of the S/N map, positive.
+    blended : ndarray of bool
+    """
+
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    sign: npt.NDArray[np.int64]
+    peak_snr: npt.NDArray[np.float64]
+    blended: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class SignificanceMap:
+    """The matched-filter map.
+
+    Attributes
+    ----------
+    snr : ndarray of float32, shape (ny, nx)
+        Signal to noise of a point source at every pixel; unit variance on blank sky.
+    flux_err : ndarray of float32, shape (ny, nx)
+        1-sigma error of the flux of a point source at every pixel, ADU.
+    widening : float
+        Factor by which the measured scatter of blank sky exceeded the propagated noise, already
+        divided out.
+    """
+
+    snr: FloatImage
+    flux_err: FloatImage
+    widening: float
+
+
+def significance(difference: Difference, *, threads: int = 1) -> SignificanceMap:
+    """Filter the difference with its own local PSF.
+
+    ``S = sum(P D / V) / sqrt(sum(P² / V))`` at every pixel, with P the local PSF and V the noise
+    squared; masked pixels have no weight. It is divided by the factor by which the correlated
+    noise widens it (`core.subtraction.correlation`), and by what the scatter of blank sky still
+    shows after that.
+    """
+    half = int(np.clip(np.ceil(1.3 * difference.psf.fwhm), 3, 15))
+    psf = difference.psf.cropped(half)
+    flipped = psf.coefficients[:, ::-1, ::-1]
+    weight = np.where(difference.mask == 0, 1.0 / difference.noise**2, 0).astype(np.float32)
+    scale = np.float32(1.0 / max(float(np.median(weight)), 1e-30)) if weight.any() else 1.0
+    weight *= np.float32(scale)
+    signal = convolve_varying(weight * difference.data, flipped, psf.order, threads=threads)
+    power = convolve_squared(weight, flipped, psf.order, threads=threads)
+    centre = psf.at(0.5 * (psf.shape[1] - 1), 0.5 * (psf.shape[0] - 1))
+    correlated = difference.correlation.factor(centre)
+    floor = 0.05 * float(np.median(power)) + 1e-30
+    thin = power < floor
+    np.maximum(power, floor, out=power)
+    root = np.sqrt(power)
+    snr = signal / root
+    snr *= np.float32(np.sqrt(1.0 / scale) / correlated)
+    snr[thin] = 0
+    widening = _blank_scatter(snr, difference.mask)
+    snr /= np.float32(widening)
+    flux_err = np.float32(np.sqrt(scale) * correlated * widening) / root
+    return SignificanceMap(snr, flux_err, widening)
+
+
+def _blank_scatter(snr: FloatImage, mask: MaskImage) -> float:
+    """Robust standard deviation of the S/N map, kept within believable bounds."""
+    step = max(1, int(np.sqrt(snr.size / 1e6)))
+    values = snr[::step, ::step][mask[::step, ::step] == 0]
+    if values.size < 500:
+        return 1.0
+    low, high = np.percentile(values, [15.8655, 84.1345])
+    return float(np.clip(0.5 * (high - low), 0.8, 3.0))
+
+
+def detect(snr: FloatImage, mask: MaskImage, threshold: float) -> Detections:
+    """Find the peaks of both signs.
+
+    Parameters
+    ----------
+    snr : ndarray of float32, shape (ny, nx)
+        As `significance` gives it.
+    mask : ndarray of uint16, shape (ny, nx)
+        Masked pixels cannot be detected themselves.
+    threshold : float
+        In sigma.
+
+    Raises
+    ------
+    core.errors.QualityRejected
+        If there are more detections than SEP can hold: the subtraction is worthless then.
+    """
+    masked = mask != 0
+    found = [_peaks(snr, masked, threshold, +1), _peaks(snr, masked, threshold, -1)]
+    joined = {name: np.concatenate([f[name] for f in found]) for name in ("x", "y", "peak", "flag")}
+    sign = np.concatenate([np.full(len(found[0]), 1), np.full(len(found[1]), -1)])
+    return Detections(
+        joined["x"].astype(np.float64),
+        joined["y"].astype(np.float64),
+        sign.astype(np.int64),
+        joined["peak"].astype(np.float64),
+        (joined["flag"] & sep.OBJ_MERGED) != 0,
+    )
+
+
+def _peaks(
+    snr: FloatImage, masked: npt.NDArray[np.bool_], threshold: float, sign: int
+) -> npt.NDArray[np.void]:
+    try:
+        return sep.extract(
+            snr if sign > 0 else -snr, threshold, mask=masked, minarea=1, filter_kernel=None,
+            clean=False, deblend_nthresh=32, deblend_cont=0.005,
+        )  # fmt: skip
+    except Exception as error:
+        # SEP raises the bare Exception class
+        raise QualityRejected(
+            f"detection overflowed at {threshold:g} sigma ({error}): most of the difference is "
+            "above the threshold, so the subtraction cannot be trusted"
+        ) from error
+
+
+def place_flags(mask: MaskImage, x: float, y: float, fwhm: float) -> CandidateFlag:
+    """Return what the mask says about a place."""
+    ny, nx = mask.shape
+    xi, yi = round(x), round(y)
+    flags = CandidateFlag(0)
+    near = _around(mask, xi, yi, max(2, round(fwhm)))
+    wide = _around(mask, xi, yi, max(3, round(2 * fwhm)))
+    template = MaskBit.TEMPLATE_BAD | MaskBit.TEMPLATE_NO_DATA
+    if near & ~(template | MaskBit.EDGE | MaskBit.TEMPLATE_SATURATED):
+        flags |= CandidateFlag.MASKED_NEAR
+    if near & template:
+        flags |= CandidateFlag.TEMPLATE_BAD_NEAR
+    if wide & (MaskBit.SATURATED | MaskBit.TEMPLATE_SATURATED):
+        flags |= CandidateFlag.SATURATED_NEAR
+    margin = fwhm
+    if (
+        x < margin
+        or y < margin
+        or x > nx - 1 - margin
+        or y > ny - 1 - margin
+        or (near & MaskBit.EDGE)
+    ):
+        flags |= CandidateFlag.EDGE
+    if mask[min(max(yi, 0), ny - 1), min(max(xi, 0), nx - 1)]:
+        flags |= CandidateFlag.CENTRE_MASKED
+    return flags
+
+
+def _around(mask: MaskImage, x: int, y: int, radius: int) -> int:
+    box = mask[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+    return int(np.bitwise_or.reduce(box, axis=None)) if box.size else 0

@@ -1,0 +1,158 @@
+"""Sky background and per-pixel variance of one image."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import sep
+from scipy import ndimage
+
+from core.errors import QualityRejected
+from core.image import FloatImage, Image
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sky:
+    """The smooth sky of an image.
+
+    Attributes
+    ----------
+    level : ndarray of float32, shape (ny, nx)
+        Background, ADU.
+    rms : ndarray of float32, shape (ny, nx)
+        Per-pixel noise of the background, ADU; positive.
+    median_level, median_rms : float
+        Over the frame.
+    """
+
+    level: FloatImage
+    rms: FloatImage
+    median_level: float
+    median_rms: float
+
+
+def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
+    """Measure background and noise on a mesh, sources clipped.
+
+    In a crowded field the clipped scatter still holds faint stars; the noise is then taken from
+    the differences of neighbouring pixels, which they hardly touch.
+
+    Parameters
+    ----------
+    image : Image
+        Masked pixels are left out.
+    mesh : int, optional
+        Mesh size in pixels; a sixteenth of the frame, between 32 and 256, when not given.
+
+    Raises
+    ------
+    core.errors.QualityRejected
+        If the noise is zero or not finite.
+    """
+    ny, nx = image.shape
+    if mesh is None:
+        mesh = int(np.clip(min(ny, nx) // 12, 32, 256))
+    fitted = sep.Background(
+        image.data, mask=image.bad, bw=mesh, bh=mesh, fw=3, fh=3, maskthresh=0.0
+    )
+    level = fitted.back(dtype=np.float32)
+    rms = fitted.rms(dtype=np.float32)
+    noise = difference_noise(image.data, image.bad)
+    typical = float(np.median(rms))
+    if np.isfinite(noise) and 0 < noise < 0.8 * typical:
+        rms = np.full_like(rms, noise)
+        typical = noise
+    if not np.isfinite(typical) or typical <= 0:
+        raise QualityRejected(
+            f"{image.name}: the sky has no measurable noise (RMS {typical:g} ADU), so nothing "
+            "can be called significant; give a variance or weight image"
+        )
+    rms = np.maximum(rms, np.float32(0.2 * typical))
+    return Sky(level, rms, float(np.median(level)), typical)
+
+
+def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_]) -> float:
+    """Estimate white noise from second differences along rows; blind to all that is smooth.
+
+    ``(d[x-1] - 2 d[x] + d[x+1]) / sqrt(6)`` has the pixels' own standard deviation; its median
+    absolute deviation is taken over pixels of the lower half of the frame's brightness.
+    """
+    step = max(1, int(np.sqrt(data.size / 4e6)))
+    rows = data[::step].astype(np.float64)
+    second = (rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]) / np.sqrt(6.0)
+    flagged = bad[::step]
+    good = ~(flagged[:, :-2] | flagged[:, 1:-1] | flagged[:, 2:])
+    centre = rows[:, 1:-1]
+    if good.sum() < 100:
+        return float("nan")
+    good &= centre <= np.median(centre[good])
+    values = second[good]
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+
+
+def estimate_gain(image: Image, sky: Sky) -> float | None:
+    """Estimate electrons per ADU from the sky's own Poisson noise.
+
+    Valid where the sky was not subtracted and its photons dominate the noise:
+    ``gain = level / rms²`` (read noise neglected). None where the level is not that of a sky.
+    """
+    if sky.median_level < 10 * sky.median_rms:
+        return None
+    gain = sky.median_level / sky.median_rms**2
+    return float(gain) if 0.01 < gain < 1000 else None
+
+
+def with_noise(image: Image, sky: Sky) -> Image:
+    """Return the image with a variance and a gain, both estimated where nobody gave them.
+
+    The variance of the sky is the measured one; sources add their photon noise
+    ``max(smoothed source, 0) / gain``, smoothed because a pixel's own noise in its own variance
+    would bias every weighted flux low.
+
+    Notes
+    -----
+    A variance that was given is trusted for its shape, but scaled to the measured noise of the
+    sky, since weight maps are often relative.
+    """
+    facts = image.facts
+    if facts.gain is None or facts.gain <= 0:
+        gain = estimate_gain(image, sky)
+        if gain is not None:
+            facts = replace(facts, gain=None).with_estimate(gain=gain)
+    variance = _rescaled(image, sky) if image.variance is not None else sky.rms**2
+    if facts.gain and not (image.variance is not None and _holds_sources(image, sky)):
+        source = ndimage.uniform_filter(image.data - sky.level, 3)
+        floor = 1.5 * sky.rms / 3.0
+        variance = variance + np.where(source > floor, source, 0).astype(np.float32) / np.float32(
+            facts.gain
+        )
+    return replace(image, variance=np.ascontiguousarray(variance, dtype=np.float32), facts=facts)
+
+
+def _rescaled(image: Image, sky: Sky) -> FloatImage:
+    """Scale a given variance so that its median on the sky is the measured one."""
+    assert image.variance is not None
+    good = ~image.bad & (image.variance > 0) & (np.abs(image.data - sky.level) < 3 * sky.rms)
+    if good.sum() < 100:
+        return sky.rms**2
+    factor = float(np.median(sky.rms[good] ** 2 / image.variance[good]))
+    if not 0.5 < factor < 2.0:
+        log.info("%s: given variance scaled by %.3g to the noise of its sky", image.name, factor)
+    filled = np.where(image.variance > 0, image.variance * np.float32(factor), sky.rms**2)
+    return filled.astype(np.float32)
+
+
+def _holds_sources(image: Image, sky: Sky) -> bool:
+    """Tell whether a given variance already rises under bright sources."""
+    assert image.variance is not None
+    excess = (image.data - sky.level) / sky.rms
+    bright = ~image.bad & (excess > 30) & (image.variance > 0)
+    blank = ~image.bad & (np.abs(excess) < 2) & (image.variance > 0)
+    if bright.sum() < 20 or blank.sum() < 20:
+        return True
+    return bool(np.median(image.variance[bright]) > 1.2 * np.median(image.variance[blank]))

@@ -1,0 +1,226 @@
+"""From residual and variance to the planes of a `Difference`: the same for every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from core.image import FloatImage, MaskImage
+from core.polynomials import exponents, terms
+from core.subtraction.pair import Pair
+
+MEDIAN_OF_CHI2 = 0.45494  # of one degree of freedom
+MAX_MODEL_ERROR = 0.05
+
+
+@dataclass(frozen=True)
+class FinishedPlanes:
+    """Difference, noise and scaled difference, and what was learned on the stars.
+
+    Attributes
+    ----------
+    data, noise, scaled : ndarray of float32, shape (ny, nx)
+    star_chi2 : float
+        Mean of (data / noise)² in star footprints, *before* the model error widens the noise.
+    model_error : float
+        Error of the matched template relative to its flux, measured on the brightest stars.
+    """
+
+    data: FloatImage
+    noise: FloatImage
+    scaled: FloatImage
+    star_chi2: float
+    model_error: float
+
+
+def assemble(
+    data: FloatImage,
+    variance: FloatImage,
+    matched: FloatImage,
+    mask: MaskImage,
+    pair: Pair,
+) -> FinishedPlanes:
+    """Build noise and scaled difference.
+
+    ``noise² = variance + (sigma_astrometry * gradient)² + (model_error * signal)²``: the second
+    term keeps stars that the registration left displaced from alerting; the third does the same
+    for what is wrong with the matching itself (flat field, brighter-fatter, non-linearity), and is
+    zero where the brightest stars show no excess.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (ny, nx)
+        Difference, background removed.
+    variance : ndarray of float32, shape (ny, nx)
+        Propagated photon and detector noise.
+    matched : ndarray of float32, shape (ny, nx)
+        The matched sky-subtracted signal: where the stars are and how steep they are.
+    mask : ndarray of uint16, shape (ny, nx)
+    pair : Pair
+        For the astrometric term and the star list.
+    """
+    squared = variance.copy()
+    if pair.shift_rms > 0:
+        _add_gradient(matched, np.float32(pair.shift_rms**2), squared)
+    star_chi2 = _star_chi2(data, squared, mask, pair)
+    error = _model_error(data, squared, matched, mask)
+    noise = np.empty_like(data)
+    scaled = np.empty_like(data)
+    floor = np.float32(1e-12 * max(float(np.median(squared)), 1e-20))
+    _finish(data, squared, matched, np.float32(error**2), floor, noise, scaled)
+    return FinishedPlanes(data, noise, scaled, star_chi2, error)
+
+
+def _star_chi2(data: FloatImage, squared: FloatImage, mask: MaskImage, pair: Pair) -> float:
+    """Mean of scaled² over circles of one FWHM radius around the stars of the list."""
+    if pair.stars is None or len(pair.stars) == 0:
+        return float("nan")
+    stars = pair.stars.sources
+    radius = max(pair.science_fwhm, pair.template_fwhm)
+    half = int(np.ceil(radius))
+    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+    disc = np.hypot(rows, cols) <= radius
+    dy, dx = rows[disc], cols[disc]
+    y = np.rint(stars.y).astype(int)[:, None] + dy
+    x = np.rint(stars.x).astype(int)[:, None] + dx
+    inside = (x >= 0) & (y >= 0) & (x < data.shape[1]) & (y < data.shape[0])
+    x, y = np.clip(x, 0, data.shape[1] - 1), np.clip(y, 0, data.shape[0] - 1)
+    use = inside & (mask[y, x] == 0)
+    chi2 = np.where(use, data[y, x] ** 2 / squared[y, x], 0)
+    count = use.sum(axis=1)
+    good = count > 0.5 * dy.size
+    if not good.any():
+        return float("nan")
+    per_star = chi2[good].sum(axis=1) / count[good]
+    changed = per_star > np.median(per_star) + 10 * 1.4826 * np.median(
+        np.abs(per_star - np.median(per_star))
+    )
+    return float(per_star[~changed].mean())
+
+
+def _model_error(
+    data: FloatImage, squared: FloatImage, matched: FloatImage, mask: MaskImage
+) -> float:
+    """Find the relative error that brings the median of the bright pixels' chi² to theory.
+
+    Zero unless the excess is significant; pixels of S/N above 20 are used.
+    """
+    bright = (mask == 0) & (matched > 0) & (matched**2 > 400 * squared)
+    y, x = np.nonzero(bright)
+    if y.size < 30:
+        return 0.0
+    step = max(1, y.size // 200_000)
+    y, x = y[::step], x[::step]
+    r2 = data[y, x].astype(np.float64) ** 2
+    v = squared[y, x].astype(np.float64)
+    s2 = matched[y, x].astype(np.float64) ** 2
+    slack = MEDIAN_OF_CHI2 * (1 + 3 * 1.6 / np.sqrt(y.size / 4))
+    if np.median(r2 / v) <= slack:
+        return 0.0
+    low, high = 0.0, MAX_MODEL_ERROR**2
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        if np.median(r2 / (v + middle * s2)) > MEDIAN_OF_CHI2:
+            low = middle
+        else:
+            high = middle
+    return float(np.sqrt(0.5 * (low + high)))
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _add_gradient(matched, sigma2, squared):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = matched.shape
+    quarter = np.float32(0.25)
+    for y in numba.prange(ny):
+        below, above = max(y - 1, 0), min(y + 1, ny - 1)
+        for x in range(nx):
+            gx = matched[y, min(x + 1, nx - 1)] - matched[y, max(x - 1, 0)]
+            gy = matched[above, x] - matched[below, x]
+            squared[y, x] += sigma2 * quarter * (gx * gx + gy * gy)
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _finish(data, squared, matched, error2, floor, noise, scaled):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = data.shape
+    for y in numba.prange(ny):
+        for x in range(nx):
+            v = squared[y, x] + error2 * matched[y, x] * matched[y, x]
+            n = np.sqrt(max(v, floor))
+            noise[y, x] = n
+            scaled[y, x] = data[y, x] / n
+
+
+def fit_residual_background(
+    residual: FloatImage,
+    variance: FloatImage,
+    masked: npt.NDArray[np.bool_],
+    order: int,
+) -> FloatImage:
+    """Fit a polynomial to what is left of the sky, on a sample of the whole frame.
+
+    The stamps see the sky around stars only; here every corner has its say.
+
+    Returns
+    -------
+    ndarray of float32, shape (ny, nx)
+    """
+    ny, nx = residual.shape
+    step = max(1, int(np.sqrt(residual.size / 2e5)))
+    y, x = np.mgrid[0:ny:step, 0:nx:step]
+    value = residual[::step, ::step].astype(np.float64)
+    sigma = np.sqrt(np.maximum(variance[::step, ::step], 1e-30)).astype(np.float64)
+    use = ~masked[::step, ::step] & np.isfinite(value)
+    if use.sum() < 50:
+        return np.zeros_like(residual)
+    basis = terms(order, x[use], y[use], (ny, nx))
+    v, s = value[use], sigma[use]
+    keep = np.ones(v.size, dtype=bool)
+    coefficients = np.zeros(basis.shape[1])
+    for _ in range(6):
+        weight = 1 / s[keep]
+        coefficients = np.linalg.lstsq(basis[keep] * weight[:, None], v[keep] * weight, rcond=None)[
+            0
+        ]
+        pull = (v - basis @ coefficients) / s
+        middle = np.median(pull[keep])
+        spread = 1.4826 * np.median(np.abs(pull[keep] - middle))
+        refined = np.abs(pull - middle) < 3 * max(spread, 0.1)
+        if refined.sum() < 50 or (refined == keep).all():
+            break
+        keep = refined
+    return polynomial_plane(coefficients, order, (ny, nx))
+
+
+def polynomial_plane(
+    coefficients: npt.NDArray[np.float64], order: int, shape: tuple[int, int]
+) -> FloatImage:
+    """Evaluate a polynomial on every pixel, row by row."""
+    ny, nx = shape
+    u = (np.arange(nx) - 0.5 * (nx - 1)) / (0.5 * nx)
+    v = (np.arange(ny) - 0.5 * (ny - 1)) / (0.5 * ny)
+    in_x = np.zeros((order + 1, ny))
+    for c, (i, j) in zip(coefficients, exponents(order), strict=True):
+        in_x[i] += c * v**j
+    powers = np.stack([u**i for i in range(order + 1)])
+    plane: FloatImage = in_x.T.astype(np.float32) @ powers.astype(np.float32)
+    return plane
+
+
+def sky_statistics(
+    scaled: FloatImage, matched: FloatImage, variance: FloatImage, mask: MaskImage
+) -> tuple[float, float]:
+    """Return median and robust variance of the scaled difference where the sky is blank."""
+    step = max(1, int(np.sqrt(scaled.size / 1e6)))
+    sample = np.s_[::step, ::step]
+    blank = (mask[sample] == 0) & (matched[sample] ** 2 < variance[sample])
+    if blank.sum() < 200:
+        blank = mask[sample] == 0
+    values = scaled[sample][blank]
+    if values.size == 0:
+        return float("nan"), float("nan")
+    middle = float(np.median(values))
+    low, high = np.percentile(values, [15.8655, 84.1345])
+    return middle, float((0.5 * (high - low)) ** 2)

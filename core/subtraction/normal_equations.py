@@ -1,0 +1,311 @@
+"""The least-squares problem of a spatially varying delta-basis kernel, summed over stamps.
+
+Within a stamp the polynomial terms are taken at the stamp's centre, so the normal matrix is
+``sum_s (phi_s phi_s^T) x M_s`` with ``M_s = A_s^T W_s A_s`` the stamp's own matrix over kernel
+pixels (``x`` the Kronecker product), and taking a stamp out is a subtraction from the sum.
+The method is that of Hu et al. 2022 (ApJ 936, 157) written for stamps; the delta basis is that of
+Bramich 2008 (MNRAS 386, L77).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy import linalg
+
+from core.image import FloatImage
+from core.polynomials import degrees, terms
+from core.subtraction.stamps import Stamps
+
+Float64 = npt.NDArray[np.float64]
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class KernelModel:
+    """What the kernel and the differential background look like.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (ky, kx), odd.
+    kernel_order, background_order, flux_order : int
+        Polynomial orders of the kernel, of the background, and of the kernel's sum.
+    flux_penalty : float
+        Weight of the soft constraint that keeps the kernel's sum at ``flux_order``, in units of
+        the mean diagonal of the normal matrix.
+    ridge : float
+        Tikhonov term on the kernel, in units of the mean diagonal; never on the background.
+    """
+
+    shape: tuple[int, int]
+    kernel_order: int
+    background_order: int
+    flux_order: int
+    flux_penalty: float
+    ridge: float
+
+    @property
+    def n_pixels(self) -> int:
+        """Kernel pixels."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def n_kernel(self) -> int:
+        """Kernel parameters."""
+        return len(degrees(self.kernel_order)) * self.n_pixels
+
+    @property
+    def n_background(self) -> int:
+        """Background parameters."""
+        return len(degrees(self.background_order))
+
+
+@dataclass(frozen=True)
+class FitPlanes:
+    """The pixels of the fit; all float32 of shape (ny, nx).
+
+    Attributes
+    ----------
+    target : ndarray
+        The image that is not convolved, sky removed.
+    source : ndarray
+        The image that is convolved, sky removed.
+    source_variance : ndarray or None
+        Variance of ``source``; its share of the normal matrix (noise times noise, which would
+        pull the kernel's sum down) is taken out.
+    """
+
+    target: FloatImage
+    source: FloatImage
+    source_variance: FloatImage | None
+
+
+@dataclass
+class NormalEquations:
+    """``matrix @ parameters = vector``; kernel parameters first, pixel fastest."""
+
+    matrix: Float64
+    vector: Float64
+
+    def add(self, other: NormalEquations, sign: float = 1.0) -> None:
+        """Add (or take out) another set of stamps."""
+        self.matrix += sign * other.matrix
+        self.vector += sign * other.vector
+
+
+def accumulate(
+    planes: FitPlanes, stamps: Stamps, weights: npt.NDArray[np.float32], model: KernelModel
+) -> NormalEquations:
+    """Sum the normal equations over stamps.
+
+    Parameters
+    ----------
+    planes : FitPlanes
+        Pixels.
+    stamps : Stamps
+        Where.
+    weights : ndarray of float32, shape (n_stamps, side, side)
+        Inverse variances of the target's pixels under the stamps; 0 leaves a pixel out.
+    model : KernelModel
+        What is fitted.
+    """
+    shape = (planes.target.shape[0], planes.target.shape[1])
+    phi = terms(model.kernel_order, stamps.x, stamps.y, shape)
+    psi = terms(model.background_order, stamps.x, stamps.y, shape)
+    n_terms, n_pixels, n_bg = phi.shape[1], model.n_pixels, psi.shape[1]
+    kernel_part = np.zeros((n_terms * n_terms, n_pixels * n_pixels))
+    cross_part = np.zeros((n_terms * n_bg, n_pixels))
+    kernel_vector = np.zeros((n_terms, n_pixels))
+    bg_matrix = np.zeros((n_bg, n_bg))
+    bg_vector = np.zeros(n_bg)
+    for start in range(0, len(stamps), BATCH):
+        batch = slice(start, min(start + BATCH, len(stamps)))
+        own, sums, rhs, total, rhs_bg = _stamp_matrices(planes, stamps, weights, batch, model)
+        p, q = phi[batch], psi[batch]
+        outer = (p[:, :, None] * p[:, None, :]).reshape(len(p), -1)
+        kernel_part += outer.T @ own
+        cross_part += (p[:, :, None] * q[:, None, :]).reshape(len(p), -1).T @ sums
+        kernel_vector += p.T @ rhs
+        bg_matrix += (q * total[:, None]).T @ q
+        bg_vector += q.T @ rhs_bg
+    n_kernel = n_terms * n_pixels
+    size = n_kernel + n_bg
+    matrix = np.empty((size, size))
+    matrix[:n_kernel, :n_kernel] = (
+        kernel_part.reshape(n_terms, n_terms, n_pixels, n_pixels)
+        .transpose(0, 2, 1, 3)
+        .reshape(n_kernel, n_kernel)
+    )
+    cross = cross_part.reshape(n_terms, n_bg, n_pixels).transpose(0, 2, 1).reshape(n_kernel, n_bg)
+    matrix[:n_kernel, n_kernel:] = cross
+    matrix[n_kernel:, :n_kernel] = cross.T
+    matrix[n_kernel:, n_kernel:] = bg_matrix
+    return NormalEquations(matrix, np.concatenate([kernel_vector.ravel(), bg_vector]))
+
+
+def _stamp_matrices(
+    planes: FitPlanes,
+    stamps: Stamps,
+    weights: npt.NDArray[np.float32],
+    batch: slice,
+    model: KernelModel,
+) -> tuple[Float64, Float64, Float64, Float64, Float64]:
+    """Return each stamp's matrix, its column sums, right-hand sides and weight sums."""
+    ky, kx = model.shape
+    hy, hx = ky // 2, kx // 2
+    side = 2 * stamps.half + 1
+    xs, ys = stamps.x[batch], stamps.y[batch]
+    n = len(xs)
+    own = np.empty((n, model.n_pixels * model.n_pixels))
+    sums = np.empty((n, model.n_pixels))
+    rhs = np.empty((n, model.n_pixels))
+    total = np.empty(n)
+    rhs_bg = np.empty(n)
+    design = np.empty((model.n_pixels, side * side))
+    for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        rows = slice(y - stamps.half, y + stamps.half + 1)
+        cols = slice(x - stamps.half, x + stamps.half + 1)
+        w = weights[batch.start + i].astype(np.float64).ravel()
+        root = np.sqrt(w)
+        windows = _windows(planes.source, x, y, stamps.half, hy, hx)
+        np.multiply(windows.reshape(model.n_pixels, -1), root, out=design)
+        target = planes.target[rows, cols].astype(np.float64).ravel() * root
+        matrix = design @ design.T
+        if planes.source_variance is not None:
+            noise = _windows(planes.source_variance, x, y, stamps.half, hy, hx)
+            matrix[np.diag_indices(model.n_pixels)] -= noise.reshape(model.n_pixels, -1) @ w
+        own[i] = matrix.ravel()
+        sums[i] = design @ root
+        rhs[i] = design @ target
+        total[i] = w.sum()
+        rhs_bg[i] = target @ root
+    return own, sums, rhs, total, rhs_bg
+
+
+def _windows(image: FloatImage, x: int, y: int, half: int, hy: int, hx: int) -> Float64:
+    """Return the stamp's pixels under every kernel pixel, shape (ky, kx, side, side).
+
+    Entry ``[v, u]`` is the stamp displaced so that kernel pixel ``[v, u]`` of a *convolution*
+    multiplies it.
+    """
+    side = 2 * half + 1
+    region = image[y - half - hy : y + half + hy + 1, x - half - hx : x + half + hx + 1]
+    return sliding_window_view(region, (side, side))[::-1, ::-1].astype(np.float64)
+
+
+def solve(equations: NormalEquations, model: KernelModel) -> tuple[Float64, Float64]:
+    """Solve for the kernel and the background.
+
+    Returns
+    -------
+    kernel : ndarray of float64, shape (n_terms, ky, kx)
+        Convolution kernel of every polynomial term.
+    background : ndarray of float64, shape (n_background,)
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the equations are singular even with the ridge.
+    """
+    n_kernel = model.n_kernel
+    n_pixels = model.n_pixels
+    matrix = equations.matrix.copy()
+    diagonal = np.diag(matrix)[:n_kernel].reshape(-1, n_pixels).mean(axis=1)
+    matrix[np.arange(n_kernel), np.arange(n_kernel)] += model.ridge * np.repeat(diagonal, n_pixels)
+    for term, degree in enumerate(degrees(model.kernel_order)):
+        if degree > model.flux_order:
+            block = slice(term * n_pixels, (term + 1) * n_pixels)
+            matrix[block, block] += model.flux_penalty * diagonal[term]
+    scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
+    matrix *= scale[:, None] * scale[None, :]
+    rhs = equations.vector * scale
+    try:
+        factor = linalg.cho_factor(matrix, lower=True, overwrite_a=False, check_finite=True)
+        parameters = linalg.cho_solve(factor, rhs)
+    except (linalg.LinAlgError, ValueError):
+        values, vectors = linalg.eigh(matrix)
+        keep = values > 1e-10 * values[-1]
+        parameters = vectors[:, keep] @ ((vectors[:, keep].T @ rhs) / values[keep])
+    parameters = parameters * scale
+    if not np.isfinite(parameters).all():
+        raise np.linalg.LinAlgError("the kernel's normal equations have no finite solution")
+    kernel = parameters[:n_kernel].reshape(-1, *model.shape)
+    return kernel, parameters[n_kernel:]
+
+
+def residuals(
+    planes: FitPlanes,
+    stamps: Stamps,
+    kernel: Float64,
+    background: Float64,
+    model: KernelModel,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return residual, model and propagated source variance under every stamp.
+
+    Each is float32 of shape (n_stamps, side, side).
+    """
+    shape = (planes.target.shape[0], planes.target.shape[1])
+    phi = terms(model.kernel_order, stamps.x, stamps.y, shape)
+    psi = terms(model.background_order, stamps.x, stamps.y, shape)
+    local = np.einsum("st,tvu->svu", phi, kernel)[:, ::-1, ::-1].astype(np.float32)
+    level = (psi @ background).astype(np.float32)
+    variance = planes.source_variance
+    if variance is None:
+        variance = np.zeros((1, 1), dtype=np.float32)
+    return _residuals(
+        planes.target, planes.source, variance, stamps.x, stamps.y, stamps.half,
+        np.ascontiguousarray(local), level,
+    )  # fmt: skip
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+def _residuals(target, source, variance, xs, ys, half, kernels, level):  # type: ignore[no-untyped-def] # pragma: no cover
+    n, ky, kx = kernels.shape
+    hy, hx = ky // 2, kx // 2
+    side = 2 * half + 1
+    residual = np.empty((n, side, side), dtype=np.float32)
+    matched = np.empty((n, side, side), dtype=np.float32)
+    noise = np.zeros((n, side, side), dtype=np.float32)
+    has_variance = variance.shape[0] > 1
+    for s in numba.prange(n):
+        for row in range(side):
+            y = ys[s] - half + row
+            line = np.zeros(side, dtype=np.float32)
+            line_variance = np.zeros(side, dtype=np.float32)
+            x0 = xs[s] - half - hx
+            for dy in range(ky):
+                for dx in range(kx):
+                    k = kernels[s, dy, dx]
+                    for p in range(side):
+                        line[p] += k * source[y - hy + dy, x0 + dx + p]
+                    if has_variance:
+                        for p in range(side):
+                            line_variance[p] += k * k * variance[y - hy + dy, x0 + dx + p]
+            for p in range(side):
+                matched[s, row, p] = line[p] + level[s]
+                residual[s, row, p] = target[y, xs[s] - half + p] - line[p] - level[s]
+                noise[s, row, p] = line_variance[p]
+    return residual, matched, noise
+
+
+def gather(image: FloatImage, stamps: Stamps) -> npt.NDArray[np.float32]:
+    """Return the pixels of an image under every stamp, shape (n_stamps, side, side)."""
+    offsets = np.arange(-stamps.half, stamps.half + 1)
+    return image[
+        (stamps.y[:, None] + offsets)[:, :, None], (stamps.x[:, None] + offsets)[:, None, :]
+    ]
+
+
+def total(parts: Sequence[NormalEquations]) -> NormalEquations:
+    """Add up several sets of normal equations."""
+    first, *rest = parts
+    result = NormalEquations(first.matrix.copy(), first.vector.copy())
+    for part in rest:
+        result.add(part)
+    return result

@@ -1,0 +1,148 @@
+"""Where the kernel is fitted: square stamps that carry information about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from core.image import FloatImage
+
+BoolImage = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """Square pixel regions, all of one size.
+
+    Attributes
+    ----------
+    x, y : ndarray of int64, shape (n,)
+        Centre pixels.
+    half : int
+        Half-size: a stamp has ``2 * half + 1`` pixels a side.
+    """
+
+    x: npt.NDArray[np.int64]
+    y: npt.NDArray[np.int64]
+    half: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Stamps:
+        """Return the stamps that ``keep`` (a boolean mask or indices) picks."""
+        return Stamps(self.x[keep], self.y[keep], self.half)
+
+
+def stamps_at(
+    x: npt.ArrayLike, y: npt.ArrayLike, half: int, reach: int, shape: tuple[int, int]
+) -> Stamps:
+    """Put a stamp on each place whose stamp and kernel footprint lie inside the frame.
+
+    Parameters
+    ----------
+    x, y : array_like
+        0-based pixel positions.
+    half : int
+        Half-size of a stamp.
+    reach : int
+        Half-size of the kernel: pixels needed beyond the stamp.
+    shape : tuple of int
+        (ny, nx) of the frame.
+    """
+    xi = np.rint(np.asarray(x, dtype=np.float64)).astype(np.int64)
+    yi = np.rint(np.asarray(y, dtype=np.float64)).astype(np.int64)
+    margin = half + reach
+    ny, nx = shape
+    inside = (xi >= margin) & (yi >= margin) & (xi < nx - margin) & (yi < ny - margin)
+    return Stamps(xi[inside], yi[inside], half)
+
+
+def informative_stamps(
+    template: FloatImage,
+    weight: FloatImage,
+    half: int,
+    reach: int,
+    *,
+    limit: int,
+) -> Stamps:
+    """Choose stamps by how much they tell about the kernel, evenly over the frame.
+
+    The frame is cut into blocks of a stamp's size; a block's information is the sum of
+    ``weight * template²``. A block is centred on its flux, and the best blocks of each cell of a
+    coarse grid are taken, so that no corner is left to extrapolation.
+
+    Parameters
+    ----------
+    template : ndarray of float32, shape (ny, nx)
+        Sky-subtracted.
+    weight : ndarray of float32, shape (ny, nx)
+        Inverse variance; zero where a pixel must not be used.
+    half, reach : int
+        Half-sizes of the stamp and of the kernel.
+    limit : int
+        The most stamps to return.
+    """
+    side = 2 * half + 1
+    ny, nx = template.shape
+    info, cx, cy, good = _block_information(template, weight, side)
+    margin = half + reach
+    x = np.clip(np.rint(cx), margin, nx - margin - 1)
+    y = np.clip(np.rint(cy), margin, ny - margin - 1)
+    usable = (good > 0.5) & (info > 9.0 * side)
+    order = np.flatnonzero(usable)[np.argsort(-info[usable], kind="stable")]
+    if order.size == 0 or nx <= 2 * margin or ny <= 2 * margin:
+        empty = np.zeros(0, dtype=np.int64)
+        return Stamps(empty, empty, half)
+    cells = max(1, int(np.sqrt(limit / 6)))
+    cell = (np.clip(y[order] * cells // ny, 0, cells - 1) * cells
+            + np.clip(x[order] * cells // nx, 0, cells - 1)).astype(np.int64)  # fmt: skip
+    rank = _rank_within(cell)
+    chosen = order[np.lexsort((np.arange(order.size), rank))][:limit]
+    return Stamps(x[chosen].astype(np.int64), y[chosen].astype(np.int64), half)
+
+
+def _rank_within(group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return how many earlier elements share each element's group."""
+    by_group = np.argsort(group, kind="stable")
+    ordered = group[by_group]
+    first = np.r_[True, ordered[1:] != ordered[:-1]]
+    start = np.maximum.accumulate(np.where(first, np.arange(ordered.size), 0))
+    rank = np.empty_like(group)
+    rank[by_group] = np.arange(ordered.size) - start
+    return rank
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+def _block_information(template, weight, side):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = template.shape
+    by, bx = ny // side, nx // side
+    info = np.zeros(by * bx)
+    cx = np.zeros(by * bx)
+    cy = np.zeros(by * bx)
+    good = np.zeros(by * bx)
+    for row in numba.prange(by):
+        for col in range(bx):
+            s = 0.0
+            sx = 0.0
+            sy = 0.0
+            n = 0
+            for y in range(row * side, (row + 1) * side):
+                for x in range(col * side, (col + 1) * side):
+                    w = weight[y, x]
+                    if w > 0:
+                        q = w * template[y, x] * template[y, x]
+                        s += q
+                        sx += q * x
+                        sy += q * y
+                        n += 1
+            k = row * bx + col
+            info[k] = s
+            good[k] = n / (side * side)
+            if s > 0:
+                cx[k] = sx / s
+                cy[k] = sy / s
+    return info, cx, cy, good

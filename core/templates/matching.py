@@ -1,0 +1,207 @@
+"""Bringing a template onto the science grid: noise, stars, shift, projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from astropy.wcs import WCS
+
+from core.errors import NoTemplate
+from core.image import Image, MaskBit
+from core.noise import measure_sky, with_noise
+from core.psf import measure_psf
+from core.registration import Places, Registration, register
+from core.resample import resample
+from core.stars import SourceList, find_sources, select_stars
+from core.templates.template import Template
+
+MARGIN = 40  # pixels of the template kept around the exposure
+
+
+@dataclass(frozen=True)
+class GriddedTemplate:
+    """A template on the science pixel grid, its sky removed.
+
+    Attributes
+    ----------
+    image : Image
+        Data without sky, variance, mask; PSF as measured on the template's own grid or None.
+    fwhm : float
+        Seeing in pixels of the science grid.
+    sources : SourceList
+        Its sources, positions on the science grid.
+    shift : tuple of float
+        (dx, dy) that was measured against the science image, pixels.
+    shift_rms : float
+        Scatter around it, photon noise taken out, pixels per axis.
+    notes : tuple of str
+        What a person should know.
+    """
+
+    image: Image
+    fwhm: float
+    sources: SourceList
+    shift: tuple[float, float]
+    shift_rms: float
+    notes: tuple[str, ...]
+
+
+def to_science_grid(
+    template: Template, science: Image, science_sources: SourceList, *, threads: int = 1
+) -> GriddedTemplate:
+    """Measure the template's noise and stars, its shift, and project it once.
+
+    The shift against the stars of the science image is measured from positions, before the
+    projection, so that the pixels are interpolated a single time. A template that is already on
+    the grid is not interpolated at all: it is moved by whole pixels, and the kernel takes up the
+    rest.
+
+    Parameters
+    ----------
+    template : Template
+        On its own grid or on the science grid.
+    science : Image
+        Whose grid is wanted.
+    science_sources : SourceList
+        Sources of the science image.
+    threads : int
+        Threads for the projection.
+
+    Raises
+    ------
+    core.errors.NoTemplate
+        If nothing of the template lies on the science frame.
+    """
+    native = template.image if template.on_grid else _cropped(template.image, science)
+    sky = measure_sky(native)
+    native = with_noise(native, sky)
+    native = replace(native, data=native.data - sky.level)
+    sources = find_sources(native.data, sky.rms, native.mask)
+    stars = select_stars(sources)
+    if template.on_grid:
+        places, scale = sources, 1.0
+    else:
+        assert native.wcs is not None
+        places, scale = _on_grid(sources, native.wcs, science.wcs)
+    seeing = stars.fwhm if np.isfinite(stars.fwhm) else (science.facts.fwhm or 3.0) / scale
+    psf = measure_psf(native.data, sky.rms, native.bad, stars.sources, seeing)
+    fwhm = psf.fwhm * scale
+    notes = [] if np.isfinite(stars.fwhm) else ["no star on the template: its seeing is assumed"]
+    found = _shift_between(science_sources, places, max(fwhm, science.facts.fwhm or 3.0), science)
+    if found.matched == 0:
+        notes.append("too few common stars: the template's position was not checked")
+    if template.on_grid:
+        moved = _moved_by_pixels(native, round(found.dx), round(found.dy))
+        image = replace(moved, psf=psf)
+    else:
+        offset = _in_template_pixels(native.wcs, science, found)
+        image = resample(native, science.wcs, science.shape, offset=offset, threads=threads)
+    if not (image.mask & MaskBit.NO_DATA == 0).any():
+        raise NoTemplate(f"template {native.name} has no usable pixel on the exposure")
+    places = replace(places, x=places.x - found.dx, y=places.y - found.dy)
+    return GriddedTemplate(
+        image, float(fwhm), places, (found.dx, found.dy), found.rms, tuple(notes)
+    )
+
+
+def _shift_between(
+    science: SourceList, template: SourceList, fwhm: float, image: Image
+) -> Registration:
+    """Register on the clean bright sources of both."""
+    ours, theirs = _brightest(science, image.shape), _brightest(template, image.shape)
+    return register(ours, theirs, fwhm, image.shape)
+
+
+def _brightest(sources: SourceList, shape: tuple[int, int], limit: int = 1500) -> Places:
+    ny, nx = shape
+    inside = (sources.x > -20) & (sources.y > -20) & (sources.x < nx + 20) & (sources.y < ny + 20)
+    good = np.flatnonzero(sources.clean & inside & (sources.snr > 10))
+    good = good[np.argsort(-sources.flux[good])][:limit]
+    return Places(sources.x[good], sources.y[good], sources.snr[good])
+
+
+def _on_grid(sources: SourceList, native: WCS, grid: WCS) -> tuple[SourceList, float]:
+    """Return the sources with positions on another grid, and how much larger they look there."""
+    if len(sources) == 0:
+        return sources, 1.0
+    ra, dec = native.all_pix2world(sources.x, sources.y, 0)
+    x, y = grid.all_world2pix(ra, dec, 0, quiet=True)
+    finite = np.isfinite(x) & np.isfinite(y)
+    scale = float(np.sqrt(_pixel_area(native) / _pixel_area(grid)))
+    moved = replace(sources, x=np.asarray(x), y=np.asarray(y)).select(finite)
+    return replace(moved, half_light=moved.half_light * scale), scale
+
+
+def _pixel_area(wcs: WCS) -> float:
+    return float(abs(np.linalg.det(wcs.celestial.pixel_scale_matrix)))
+
+
+def _in_template_pixels(
+    native: WCS | None, science: Image, found: Registration
+) -> tuple[float, float]:
+    """Turn a displacement on the science grid into one on the template's, at the centre."""
+    if found.matched == 0 or native is None or science.wcs is None:
+        return 0.0, 0.0
+    ny, nx = science.shape
+    cx, cy = 0.5 * (nx - 1), 0.5 * (ny - 1)
+    ra, dec = science.wcs.all_pix2world([cx, cx + found.dx], [cy, cy + found.dy], 0)
+    x, y = native.all_world2pix(ra, dec, 0)
+    return float(x[1] - x[0]), float(y[1] - y[0])
+
+
+def _moved_by_pixels(image: Image, dx: int, dy: int) -> Image:
+    """Move an image by whole pixels so that what was at (x + dx, y + dy) lies at (x, y)."""
+    if dx == 0 and dy == 0:
+        return image
+    ny, nx = image.shape
+    data = np.zeros_like(image.data)
+    mask = np.full_like(image.mask, MaskBit.NO_DATA)
+    variance = None if image.variance is None else np.full_like(image.variance, 1.0)
+    to = (slice(max(0, -dy), min(ny, ny - dy)), slice(max(0, -dx), min(nx, nx - dx)))
+    of = (slice(max(0, dy), min(ny, ny + dy)), slice(max(0, dx), min(nx, nx + dx)))
+    data[to], mask[to] = image.data[of], image.mask[of]
+    if variance is not None and image.variance is not None:
+        variance[:] = np.median(image.variance)
+        variance[to] = image.variance[of]
+    return replace(image, data=data, mask=mask, variance=variance)
+
+
+def _cropped(image: Image, science: Image) -> Image:
+    """Cut a template to the exposure's surroundings, so that its cost does not follow its size.
+
+    Raises
+    ------
+    core.errors.NoTemplate
+        If the exposure lies outside.
+    """
+    if image.wcs is None or science.wcs is None:
+        return image
+    ny, nx = science.shape
+    edge_x = np.r_[
+        np.linspace(0, nx - 1, 9), np.linspace(0, nx - 1, 9), np.zeros(9), np.full(9, nx - 1)
+    ]
+    edge_y = np.r_[
+        np.zeros(9), np.full(9, ny - 1), np.linspace(0, ny - 1, 9), np.linspace(0, ny - 1, 9)
+    ]
+    ra, dec = science.wcs.all_pix2world(edge_x, edge_y, 0)
+    x, y = image.wcs.all_world2pix(ra, dec, 0, quiet=True)
+    good = np.isfinite(x) & np.isfinite(y)
+    if good.sum() < 8:
+        return image
+    height, width = image.shape
+    x0, x1 = int(x[good].min()) - MARGIN, int(x[good].max()) + MARGIN + 1
+    y0, y1 = int(y[good].min()) - MARGIN, int(y[good].max()) + MARGIN + 1
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        raise NoTemplate(f"template {image.name} does not overlap the exposure")
+    x0, y0, x1, y1 = max(0, x0), max(0, y0), min(width, x1), min(height, y1)
+    if (x1 - x0) * (y1 - y0) > 0.8 * width * height:
+        return image
+    box = (slice(y0, y1), slice(x0, x1))
+    return replace(
+        image,
+        data=np.ascontiguousarray(image.data[box]),
+        mask=np.ascontiguousarray(image.mask[box]),
+        variance=None if image.variance is None else np.ascontiguousarray(image.variance[box]),
+        wcs=image.wcs[box],
+    )
