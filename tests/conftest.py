@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from confluent_kafka import Message
 
 from tests.kafka import discovery
 from tests.kafka.errors import BrokerFailed, BrokerUnavailable
+from tests.kafka.jars import fetch_jars, find_java
 from tests.kafka.local_broker import LocalBroker
 from tests.kafka.topics import TopicMaker
 from tests.kafka.topics import read_topic as read_topic_at
 
 NO_BROKER = pytest.StashKey[str]()
 SKIPPED = "no Kafka broker (see NO KAFKA BROKER below)"
+NEEDS_KAFKA = {"kafka_bootstrap", "kafka_jars"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -21,11 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the marker ``kafka`` and the need for a broker the same thing."""
     for item in items:
         fixtures = getattr(item, "fixturenames", [])
-        if item.get_closest_marker("kafka"):
-            if "kafka_bootstrap" not in fixtures and "own_broker" not in fixtures:
-                fixtures.insert(0, "kafka_bootstrap")
-        elif "kafka_bootstrap" in fixtures or "own_broker" in fixtures:
+        if not NEEDS_KAFKA.isdisjoint(fixtures):
             item.add_marker("kafka")
+        elif item.get_closest_marker("kafka"):
+            fixtures.insert(0, "kafka_bootstrap")
 
 
 def pytest_terminal_summary(
@@ -44,7 +46,7 @@ def pytest_terminal_summary(
         )
 
 
-def _go_without(config: pytest.Config, error: BrokerUnavailable) -> None:
+def _go_without(config: pytest.Config, error: BrokerUnavailable) -> NoReturn:
     """Fail where a broker is required, else skip and remember why."""
     if discovery.broker_is_required():
         pytest.fail(
@@ -72,16 +74,21 @@ def kafka_bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
         broker.__exit__(None, None, None)
 
 
-@pytest.fixture
-def own_broker(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[LocalBroker]:
-    """A broker of the test's own, to be stopped, killed and started again. It takes seconds."""
-    broker = LocalBroker(tmp_path / "kafka")
+@pytest.fixture(scope="session")
+def kafka_jars(pytestconfig: pytest.Config) -> Path:
+    """Folder with the jars of Apache Kafka, for tests that start brokers of their own."""
     try:
-        broker.start()
+        find_java()
+        return fetch_jars()
     except BrokerUnavailable as error:
         _go_without(pytestconfig, error)
-    yield broker
-    broker.stop()
+
+
+@pytest.fixture
+def own_broker(kafka_jars: Path, tmp_path: Path) -> Iterator[LocalBroker]:
+    """A broker of the test's own, to be stopped, killed and started again. It takes seconds."""
+    with LocalBroker(tmp_path / "kafka") as broker:
+        yield broker
 
 
 @pytest.fixture(scope="session")

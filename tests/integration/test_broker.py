@@ -1,14 +1,20 @@
 """The broker that the other tests rely on is a real one: transactions, and a life after a crash."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Message, Producer
 
 from tests.kafka import topics
-from tests.kafka.local_broker import LocalBroker
+from tests.kafka.errors import BrokerFailed
+from tests.kafka.local_broker import LocalBroker, free_port, port_is_free
 from tests.kafka.topics import TopicMaker
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 Reader = Callable[..., list[Message]]
 
 
@@ -26,7 +32,7 @@ def transactional_producer(bootstrap: str, name: str) -> Producer:
     return producer
 
 
-def values(messages: list[Message]) -> list[bytes]:
+def values(messages: list[Message]) -> list[bytes | None]:
     return [message.value() for message in messages]
 
 
@@ -72,7 +78,9 @@ def test_read_topic_returns_more_than_expected_and_refuses_less(
     for partition in range(3):
         producer.produce(topic, b"%d" % partition, partition=partition)
     producer.flush(30)
-    assert sorted(values(read_topic(topic, expected=1))) == [b"0", b"1", b"2"]
+    messages = read_topic(topic, expected=1)
+    assert len(messages) == 3
+    assert set(values(messages)) == {b"0", b"1", b"2"}
     with pytest.raises(AssertionError, match="3 of 4 messages"):
         read_topic(topic, expected=4, timeout=1)
 
@@ -102,4 +110,37 @@ def test_broker_comes_back_with_its_data(own_broker: LocalBroker) -> None:
     assert own_broker.bootstrap == bootstrap
     assert own_broker.pid != pid
     messages = topics.read_topic(bootstrap, topic, expected=2)
-    assert sorted(values(messages)) == [b"first", b"second"]
+    assert set(values(messages)) == {b"first", b"second"}
+    assert len(messages) == 2
+
+
+def test_make_broker_runs_until_it_is_interrupted(kafka_jars: Path, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-u", "-m", "tests.kafka.local_broker", "--port", str(port)]
+    with subprocess.Popen(
+        [*command, "--data", str(tmp_path / "data"), "--set", "num.partitions=3"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            lines = iter(process.stdout.readline, "")
+            ready = next((line for line in lines if "is ready at" in line), "it never was")
+            assert ready.endswith(f"is ready at 127.0.0.1:{port}\n")
+            producer = Producer({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 2})
+            producer.produce("made-on-the-fly", b"x")
+            assert producer.flush(30) == 0
+            made = producer.list_topics("made-on-the-fly", timeout=10).topics["made-on-the-fly"]
+            assert len(made.partitions) == 3
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert port_is_free(port)
+
+
+def test_broker_that_cannot_start_shows_why(kafka_jars: Path, tmp_path: Path) -> None:
+    broker = LocalBroker(tmp_path, properties={"log.segment.bytes": "many"})
+    with pytest.raises(BrokerFailed, match=r"(?s)StorageTool exited with .*log\.segment\.bytes"):
+        broker.start()
+    assert broker.pid is None

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 GIVEN = "SKYDELTA_TEST_BOOTSTRAP"
 REQUIRED = "SKYDELTA_REQUIRE_KAFKA"
+GIVEN_TIMEOUT = 5.0
 DOCKER_TIMEOUT = 3.0
 HOW_TO_GET_ONE = f"set {GIVEN}=host:port, or start Docker, or install Maven (apt-get install maven)"
 
@@ -61,7 +62,7 @@ def find_broker() -> Iterator[str]:
 def _given(bootstrap: str) -> str:
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     try:
-        admin.list_topics(timeout=10)
+        admin.list_topics(timeout=GIVEN_TIMEOUT)
     except KafkaException as error:
         raise BrokerFailed(f"{GIVEN}={bootstrap} does not answer: {error}") from error
     return bootstrap

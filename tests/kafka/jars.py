@@ -97,6 +97,7 @@ def _copy_dependencies(maven: str, pom: Path, jars: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise BrokerUnavailable(f"Maven did not finish in {MAVEN_TIMEOUT:.0f} s") from error
     if done.returncode != 0 or not any(partial.glob("kafka_*.jar")):
+        shutil.rmtree(partial, ignore_errors=True)
         said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
         raise BrokerUnavailable(f"Maven could not fetch Kafka: {said[0] if said else 'no jars'}")
     partial.rename(jars)
