@@ -68,7 +68,7 @@ def _printable(value: str) -> str:
 
 
 Word = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Uri = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
+Uri = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_printable)]
 Identifier = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,198}[!-~])?$")]
 Card = Annotated[str, Field(pattern=r"^[A-Z0-9_-]{1,8}$")]
 CardValue = (

@@ -278,7 +278,7 @@ class PacketSection(Section):
     )
     filter_ids: Annotated[dict[str, int], BeforeValidator(_table)] = Field(
         default_factory=lambda: {"g": 1, "r": 2, "i": 3},
-        description="`fid` of each band; a band that is not here gets 0; in the environment as JSON",
+        description="`fid` of each band; others get 0; in the environment as JSON",
     )
 
 

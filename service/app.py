@@ -1,0 +1,153 @@
+"""The running service: its parts put together, its signals, its end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from types import FrameType
+
+from confluent_kafka import Consumer, Producer
+
+from service.kafka_clients import consumer_config, producer_config
+from service.metrics import Metrics
+from service.publisher import Publisher
+from service.settings import Settings
+from service.stream import Stream
+from service.web.health import HealthServer
+from service.workers import WorkerPool, WorkerSetup
+
+logger = logging.getLogger(__name__)
+
+_START_WAIT_SECONDS = 0.05
+
+
+class Service:
+    """Everything that ``skydelta run`` runs.
+
+    Parameters
+    ----------
+    settings : Settings
+        What the operator chose.
+    worker : WorkerSetup
+        What a worker does.
+    """
+
+    def __init__(self, settings: Settings, worker: WorkerSetup) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._metrics = Metrics()
+        self._stop = threading.Event()
+        self._hurry = threading.Event()
+        self._pool: WorkerPool | None = None
+        self._stream: Stream | None = None
+        self._started = time.monotonic()
+
+    def request_stop(self) -> None:
+        """Ask the service to finish what is in flight and leave; asked twice, to leave now."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def run(self) -> None:
+        """Run until a stop is requested.
+
+        Raises
+        ------
+        service.workers.WorkersCannotStart, service.publisher.ProducerFailed,
+        confluent_kafka.KafkaException
+            If the service cannot go on.
+        """
+        settings = self._settings
+        with ExitStack() as stack:
+            if settings.web.enabled:
+                stack.enter_context(
+                    HealthServer(
+                        settings.web.host,
+                        settings.web.port,
+                        healthy=self._why_not_healthy,
+                        ready=self._why_not_ready,
+                        metrics=self._metrics.text,
+                    )
+                )
+            pool = WorkerPool(self._worker, settings.workers.count)
+            stack.callback(pool.close)
+            self._pool = pool
+            publisher = self._make_publisher()
+            if not self._get_ready(pool, publisher):
+                return
+            consumer = Consumer(consumer_config(settings.kafka))
+            stack.callback(consumer.close)
+            self._stream = stream = Stream(
+                settings,
+                consumer=consumer,
+                publisher=publisher,
+                pool=pool,
+                metrics=self._metrics,
+            )
+            stream.subscribe()
+            logger.info(
+                "%d workers are warm; reading %s", settings.workers.count, settings.topics.exposures
+            )
+            while not self._stop.is_set():
+                stream.turn()
+            self._leave(stream)
+        logger.info("stopped")
+
+    def _make_publisher(self) -> Publisher:
+        kafka = self._settings.kafka
+        return Publisher(Producer(producer_config(kafka)), kafka.transaction_timeout_seconds)
+
+    def _get_ready(self, pool: WorkerPool, publisher: Publisher) -> bool:
+        """Open the producer and warm the workers; return False if a stop came first."""
+        if not publisher.open(self._stop.is_set):
+            return False
+        while not pool.ready:
+            if self._stop.wait(_START_WAIT_SECONDS):
+                return False
+            pool.poll()
+        return not self._stop.is_set()
+
+    def _leave(self, stream: Stream) -> None:
+        """Finish what is in hand within the grace period; the rest is handed back unread."""
+        stream.drain()
+        grace = self._settings.workers.shutdown_grace_seconds
+        logger.info("stopping; %d exposures in hand have %g s", stream.in_hand, grace)
+        end = time.monotonic() + grace
+        while stream.in_hand and time.monotonic() < end and not self._hurry.is_set():
+            stream.turn()
+        if stream.in_hand:
+            logger.warning("%d exposures are handed back unfinished", stream.in_hand)
+
+    def _why_not_healthy(self) -> str | None:
+        stream = self._stream
+        if stream is None:
+            return None  # still starting; the workers' own time limit ends a start that hangs
+        age = time.monotonic() - stream.last_turn
+        limit = self._settings.web.stalled_after_seconds
+        return f"the loop has not turned for {age:.0f} s" if age > limit else None
+
+    def _why_not_ready(self) -> str | None:
+        if self._stop.is_set():
+            return "stopping"
+        if self._pool is None or not self._pool.ready:
+            return "workers are not warm yet"
+        if self._stream is None:
+            return "the brokers are not reached yet"
+        if not self._stream.joined:
+            return "not yet in the consumer group"
+        return None
+
+
+def run(settings: Settings, worker: WorkerSetup) -> None:
+    """Run the service until SIGTERM or SIGINT; a second one hurries it."""
+    service = Service(settings, worker)
+
+    def stop(number: int, _: FrameType | None) -> None:
+        service.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    service.run()

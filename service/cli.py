@@ -1,0 +1,73 @@
+"""The command line: ``skydelta <command>``, one module in `service.commands` each."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from core.errors import ExposureError
+from service import commands
+
+_HELPERS = {"options"}
+_ORDER = ("demo", "run", "process", "view", "check_config")
+_INTERRUPTED = 130
+_WRONG_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    names = _command_names()
+    wanted = next((arg.replace("-", "_") for arg in argv if not arg.startswith("-")), None)
+    modules = {name: _command(name) for name in ([wanted] if wanted in names else names)}
+    parser = _parser(modules)
+    args = parser.parse_args(argv)
+    try:
+        return int(modules[args.command.replace("-", "_")].run(args))
+    except ExposureError as error:
+        sys.stderr.write(f"skydelta: {error}\n")
+        return _WRONG_INPUT
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skydelta", description="Exposures in, alert packets for what changed in the sky out."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in modules.values():
+        module.add_parser(subparsers)
+    return parser
+
+
+def _command_names() -> list[str]:
+    found = {module.name for module in pkgutil.iter_modules(commands.__path__)} - _HELPERS
+    return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
+
+
+def _command(name: str) -> ModuleType:
+    return importlib.import_module(f"service.commands.{name}")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"skydelta {version('skydelta')}\n")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

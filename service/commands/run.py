@@ -1,0 +1,50 @@
+"""``skydelta run``: consume exposure events and publish alerts until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the command line."""
+    from service.commands.options import add_config
+
+    parser = subparsers.add_parser(
+        "run",
+        help="run the service: exposure events in, alert packets out",
+        description="Consume exposure events from Kafka, and publish alert packets and one status "
+        "for every event, until SIGTERM or Ctrl-C.",
+        epilog="example: SKYDELTA_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 "
+        "skydelta run --config skydelta.toml",
+    )
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the service; return 0 after a stop that was asked for, 1 when it cannot go on."""
+    from confluent_kafka import KafkaException
+
+    from service import app, logs
+    from service.commands.options import settings_or_exit
+    from service.publisher import ProducerFailed
+    from service.work import WorkSettings, make_exposure_work
+    from service.workers import WorkersCannotStart, WorkerSetup
+
+    settings = settings_or_exit(args.config)
+    logs.configure(settings.log.level, settings.log.format)
+    worker = WorkerSetup(
+        make=make_exposure_work,
+        argument=WorkSettings.of(settings),
+        threads=settings.workers.threads_each,
+        start_timeout_seconds=settings.workers.start_timeout_seconds,
+    )
+    try:
+        app.run(settings, worker)
+    except (KafkaException, ProducerFailed, WorkersCannotStart, OSError) as error:
+        logging.getLogger(__name__).critical("the service cannot go on: %s", error)
+        sys.stderr.flush()
+        return 1
+    return 0

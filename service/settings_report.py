@@ -1,0 +1,114 @@
+"""The settings for people: the effective ones as TOML without secrets, all of them as a table."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from service.settings import Settings
+from service.settings_loading import Problem, sections, variable
+
+_MASK = "**********"
+_SECRET_PROPERTY = re.compile(r"password|secret|\.key|pem|token|oauthbearer\.config|jaas", re.I)
+
+
+def as_toml(settings: Settings) -> str:
+    """Return the settings as a TOML file that could be read back, but for the masked secrets."""
+    lines = []
+    for name in sections():
+        lines.append(f"[{name}]")
+        section = getattr(settings, name)
+        for key in type(section).model_fields:
+            value = getattr(section, key)
+            if value is None:
+                lines.append(f"# {key} is not set")
+            else:
+                lines.append(f"{key} = {_toml(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def markdown_table() -> str:
+    """Return a Markdown table of every setting: key, environment variable, default, meaning."""
+    lines = ["| key | environment | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, model in sections().items():
+        for key, field in model.model_fields.items():
+            cells = (
+                f"`{name}.{key}`",
+                f"`{variable(name, key)}`",
+                _default(f"{name}.{key}", field),
+                str(field.description or "").replace("|", "\\|"),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def beyond_validation(settings: Settings) -> list[Problem]:
+    """Return what is wrong beyond types and ranges: folders that are not there, wrong properties.
+
+    Nothing is connected to.
+    """
+    problems = []
+    folders = {"templates.path": [settings.templates.path], "input.roots": settings.input.roots}
+    for key, paths in folders.items():
+        problems += [
+            Problem("settings", key, f"{path} is not a folder")
+            for path in paths
+            if not path.is_dir()
+        ]
+    if not settings.input.roots:
+        what = "is empty, so every event would be refused; name the folders that hold the images"
+        problems.append(Problem("settings", "input.roots", what))
+    files = ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file")
+    for key in files:
+        path: Path | None = getattr(settings.kafka, key)
+        if path is not None and not path.is_file():
+            problems.append(Problem("settings", f"kafka.{key}", f"{path} is not a file"))
+    try:
+        Producer({"bootstrap.servers": "localhost:0", "log_level": 0, **settings.kafka.extra})
+    except KafkaException as error:
+        problems.append(Problem("settings", "kafka.extra", error.args[0].str()))
+    return problems
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return json.dumps(_MASK)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        items = (f"{json.dumps(k)} = {_toml(_masked(k, v))}" for k, v in value.items())
+        return f"{{ {', '.join(items)} }}" if value else "{}"
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _masked(name: str, value: Any) -> Any:
+    return _MASK if _SECRET_PROPERTY.search(name) else value
+
+
+#: Defaults that depend on the machine, in words.
+_DEPENDS = {
+    "kafka.transactional_id": "`skydelta-<host name>`",
+    "workers.count": "CPUs",
+    "workers.threads": "CPUs / workers",
+}
+
+
+def _default(key: str, field: FieldInfo) -> str:
+    if key in _DEPENDS:
+        return _DEPENDS[key]
+    value = field.get_default(call_default_factory=True)
+    if value is None or value is PydanticUndefined:
+        return "–"
+    return f"`{_toml(value)}`"
