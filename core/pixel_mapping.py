@@ -215,7 +215,7 @@ def _apply(affine: FloatArray, rows: FloatArray) -> FloatArray:
 
 def _coordinates(length: int, step: float) -> FloatArray:
     cells = max(1, int(np.ceil((length - 0.5) / step)))
-    return (np.arange(cells + 1 + 2 * _RINGS) - _RINGS) * step
+    return np.asarray((np.arange(cells + 1 + 2 * _RINGS) - _RINGS) * step, dtype=np.float64)
 
 
 def _grid(exact: SkyMapping, shape: tuple[int, int], step: float) -> GridMapping | None:

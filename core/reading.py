@@ -189,6 +189,11 @@ def read_image(
     )
 
 
+def is_side_extension(hdu: Hdu) -> bool:
+    """Return whether an extension is named like the mask, weight or variance of an image."""
+    return hdu.name in _SIDE_NAMES
+
+
 def read_wcs(header: Header, name: str, *, required: bool = True) -> WCS | None:
     """Return the celestial WCS of an image's header; TAN, TPV, SIP and all that astropy knows.
 

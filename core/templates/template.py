@@ -18,8 +18,8 @@ class TemplateRequest:
 
     Attributes
     ----------
-    wcs : astropy.wcs.WCS
-        Celestial WCS of the exposure.
+    wcs : astropy.wcs.WCS or None
+        Celestial WCS of the exposure; None where template and exposure are aligned already.
     shape : tuple of int
         (ny, nx) of the exposure.
     band : str or None
@@ -28,13 +28,16 @@ class TemplateRequest:
         Mid-exposure; a template must not contain the exposure itself.
     min_overlap : float
         The least fraction of the exposure that a template must cover.
+    exclude : tuple of str
+        Files that must not be the template: the exposure itself.
     """
 
-    wcs: WCS
+    wcs: WCS | None
     shape: tuple[int, int]
     band: str | None = None
     mjd_mid: float | None = None
     min_overlap: float = 0.3
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
