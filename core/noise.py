@@ -80,17 +80,21 @@ def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_]) -> float:
     """Estimate white noise from second differences along rows; blind to all that is smooth.
 
     ``(d[x-1] - 2 d[x] + d[x+1]) / sqrt(6)`` has the pixels' own standard deviation; its median
-    absolute deviation is taken over pixels of the lower half of the frame's brightness.
+    absolute deviation is taken where the pixels three and four further on are of the lower half
+    of the frame's brightness: stars are avoided without choosing by the pixels that are measured.
     """
     step = max(1, int(np.sqrt(data.size / 4e6)))
     rows = data[::step].astype(np.float64)
-    second = (rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]) / np.sqrt(6.0)
     flagged = bad[::step]
-    good = ~(flagged[:, :-2] | flagged[:, 1:-1] | flagged[:, 2:])
-    centre = rows[:, 1:-1]
+    if rows.shape[1] < 16:
+        return float("nan")
+    second = (rows[:, 3:-5] - 2 * rows[:, 4:-4] + rows[:, 5:-3]) / np.sqrt(6.0)
+    good = ~(flagged[:, 3:-5] | flagged[:, 4:-4] | flagged[:, 5:-3])
+    around = rows[:, :-8] + rows[:, 1:-7] + rows[:, 7:-1] + rows[:, 8:]
+    good &= ~(flagged[:, :-8] | flagged[:, 1:-7] | flagged[:, 7:-1] | flagged[:, 8:])
     if good.sum() < 100:
         return float("nan")
-    good &= centre <= np.median(centre[good])
+    good &= around <= np.median(around[good])
     values = second[good]
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 

@@ -9,14 +9,17 @@ Bramich 2008 (MNRAS 386, L77).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import linalg
+from threadpoolctl import threadpool_limits
 
 from core.image import FloatImage
 from core.polynomials import degrees, terms
@@ -93,16 +96,24 @@ class NormalEquations:
     matrix: Float64
     vector: Float64
 
-    def add(self, other: NormalEquations, sign: float = 1.0) -> None:
-        """Add (or take out) another set of stamps."""
-        self.matrix += sign * other.matrix
-        self.vector += sign * other.vector
+    def add(self, other: NormalEquations) -> None:
+        """Add another set of stamps."""
+        self.matrix += other.matrix
+        self.vector += other.vector
 
 
 def accumulate(
-    planes: FitPlanes, stamps: Stamps, weights: npt.NDArray[np.float32], model: KernelModel
+    planes: FitPlanes,
+    stamps: Stamps,
+    weights: npt.NDArray[np.float32],
+    model: KernelModel,
+    *,
+    threads: int = 1,
 ) -> NormalEquations:
     """Sum the normal equations over stamps.
+
+    The stamps are shared out over Python threads, each with a single-threaded BLAS: the matrices
+    of a stamp are too small for a BLAS to divide, and its threads would wait on each other.
 
     Parameters
     ----------
@@ -114,7 +125,31 @@ def accumulate(
         Inverse variances of the target's pixels under the stamps; 0 leaves a pixel out.
     model : KernelModel
         What is fitted.
+    threads : int
+        Threads to use.
     """
+    shares = max(1, min(threads, len(stamps) // BATCH))
+    bounds = np.linspace(0, len(stamps), shares + 1).astype(int)
+    parts = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
+
+    def share(part: slice) -> NormalEquations:
+        return _accumulate(planes, Stamps(stamps.x[part], stamps.y[part], stamps.half),
+                           weights[part], model)  # fmt: skip
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        if shares == 1:
+            return share(parts[0])
+        with ThreadPoolExecutor(shares) as pool:
+            first, *others = pool.map(share, parts)
+    for other in others:
+        first.add(other)
+    return first
+
+
+def _accumulate(
+    planes: FitPlanes, stamps: Stamps, weights: npt.NDArray[np.float32], model: KernelModel
+) -> NormalEquations:
+    """Sum the normal equations over stamps in one thread."""
     shape = (planes.target.shape[0], planes.target.shape[1])
     phi = terms(model.kernel_order, stamps.x, stamps.y, shape)
     psi = terms(model.background_order, stamps.x, stamps.y, shape)
@@ -168,6 +203,7 @@ def _stamp_matrices(
     total = np.empty(n)
     rhs_bg = np.empty(n)
     design = np.empty((model.n_pixels, side * side))
+    smooth = smooth_modes(model.shape)
     for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
         rows = slice(y - stamps.half, y + stamps.half + 1)
         cols = slice(x - stamps.half, x + stamps.half + 1)
@@ -179,13 +215,35 @@ def _stamp_matrices(
         matrix = design @ design.T
         if planes.source_variance is not None:
             noise = _windows(planes.source_variance, x, y, stamps.half, hy, hx)
-            matrix[np.diag_indices(model.n_pixels)] -= noise.reshape(model.n_pixels, -1) @ w
+            level = noise.reshape(model.n_pixels, -1) @ w
+            matrix -= smooth * np.sqrt(level[:, None] * level[None, :])
         own[i] = matrix.ravel()
         sums[i] = design @ root
         rhs[i] = design @ target
         total[i] = w.sum()
         rhs_bg[i] = target @ root
     return own, sums, rhs, total, rhs_bg
+
+
+@lru_cache(maxsize=8)
+def smooth_modes(shape: tuple[int, int]) -> Float64:
+    """Return the part of white noise that the source's noise is taken out of, as a matrix.
+
+    Noise in the convolved image adds ``V * identity`` to its share of the normal matrix and so
+    pulls the kernel towards zero. Taking all of it out again would leave the rough modes of the
+    kernel, of which the stars know nothing, with no matrix at all, and would be wrong for an image
+    that was resampled, whose noise has no rough modes. So only the smooth modes are freed: the
+    identity is replaced by a Gaussian of 0.8 pixels over the kernel's pixels, whose eigenvalues
+    are 1 for what is smooth and 0 for what is rough.
+
+    Returns
+    -------
+    ndarray of float64, shape (ky * kx, ky * kx)
+    """
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]].reshape(2, -1)
+    distance2 = (x[:, None] - x[None, :]) ** 2 + (y[:, None] - y[None, :]) ** 2
+    profile = np.exp(-0.5 * distance2 / 0.8**2)
+    return profile / profile.sum(axis=1).max()
 
 
 def _windows(image: FloatImage, x: int, y: int, half: int, hy: int, hx: int) -> Float64:
@@ -222,21 +280,30 @@ def solve(equations: NormalEquations, model: KernelModel) -> tuple[Float64, Floa
         if degree > model.flux_order:
             block = slice(term * n_pixels, (term + 1) * n_pixels)
             matrix[block, block] += model.flux_penalty * diagonal[term]
-    scale = 1.0 / np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
+    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(float).tiny))
     matrix *= scale[:, None] * scale[None, :]
-    rhs = equations.vector * scale
-    try:
-        factor = linalg.cho_factor(matrix, lower=True, overwrite_a=False, check_finite=True)
-        parameters = linalg.cho_solve(factor, rhs)
-    except (linalg.LinAlgError, ValueError):
-        values, vectors = linalg.eigh(matrix)
-        keep = values > 1e-10 * values[-1]
-        parameters = vectors[:, keep] @ ((vectors[:, keep].T @ rhs) / values[keep])
-    parameters = parameters * scale
+    right = equations.vector * scale
+    parameters = scale * _solve_positive(matrix, right, n_kernel)
     if not np.isfinite(parameters).all():
         raise np.linalg.LinAlgError("the kernel's normal equations have no finite solution")
     kernel = parameters[:n_kernel].reshape(-1, *model.shape)
     return kernel, parameters[n_kernel:]
+
+
+def _solve_positive(matrix: Float64, right: Float64, n_kernel: int) -> Float64:
+    """Solve by Cholesky, with a growing ridge on the kernel where the matrix needs one."""
+    for ridge in (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
+        trial = matrix.copy()
+        trial[np.arange(n_kernel), np.arange(n_kernel)] += ridge
+        try:
+            factor = linalg.cho_factor(trial, lower=True, overwrite_a=True)
+        except linalg.LinAlgError:
+            continue
+        except ValueError as error:
+            raise np.linalg.LinAlgError(str(error)) from error
+        solution: Float64 = linalg.cho_solve(factor, right)
+        return solution
+    raise np.linalg.LinAlgError("the normal equations are not positive definite")
 
 
 def residuals(
@@ -300,12 +367,3 @@ def gather(image: FloatImage, stamps: Stamps) -> npt.NDArray[np.float32]:
     return image[
         (stamps.y[:, None] + offsets)[:, :, None], (stamps.x[:, None] + offsets)[:, None, :]
     ]
-
-
-def total(parts: Sequence[NormalEquations]) -> NormalEquations:
-    """Add up several sets of normal equations."""
-    first, *rest = parts
-    result = NormalEquations(first.matrix.copy(), first.vector.copy())
-    for part in rest:
-        result.add(part)
-    return result

@@ -199,7 +199,7 @@ def subtract(pair: Pair, settings: SFFTSettings | None = None, *, threads: int =
     )
     shape = settings.kernel_shape or choose_kernel_shape(source_fwhm, target_fwhm)
     with compiled_threads(threads):
-        fit = _Fit(source, target, shape, settings, target_fwhm)
+        fit = _Fit(source, target, shape, settings, target_fwhm, threads)
         stamps = fit.choose_stamps(pair)
         result = fit.run(stamps, "science" if convolve_science else "template")
         return _apply(pair, fit, result, threads, started)
@@ -215,8 +215,10 @@ class _Fit:
         kernel_shape: tuple[int, int],
         settings: SFFTSettings,
         target_fwhm: float,
+        threads: int,
     ) -> None:
         self.settings = settings
+        self.threads = threads
         self.kernel_shape = kernel_shape
         half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
         self.source_level = _typical_level(source)
@@ -286,7 +288,7 @@ class _Fit:
         model = self.model_for(len(stamps))
         base = gather(self.weight, stamps)
         weights = base / (1 + _relative_variance(gather(self.source_data, stamps), base, settings))
-        equations = accumulate(self.planes, stamps, weights, model)
+        equations = accumulate(self.planes, stamps, weights, model, threads=self.threads)
         kernel, background = self._solve(equations, model)
         kept = np.ones(len(stamps), dtype=bool)
         chi2 = float("nan")
@@ -318,7 +320,9 @@ class _Fit:
             weights = new
             if iteration > 1 and change < 1e-3:
                 break
-            equations = accumulate(self.planes, stamps.select(kept), weights[kept], model)
+            equations = accumulate(
+                self.planes, stamps.select(kept), weights[kept], model, threads=self.threads
+            )
             kernel, background = self._solve(equations, model)
         return SFFTResult(
             kernel, background, model.kernel_order, model.background_order,
