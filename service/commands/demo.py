@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from service.demo.options import DemoFailed, DemoOptions, DemoPaths
 
@@ -137,31 +137,33 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _say(console: Console, outcome: Outcome, paths: DemoPaths) -> None:
     """Write the summary and where everything is."""
-    facts = Table(show_header=False, box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column()
     bright = f"transients above {outcome.options.bright_snr:g} sigma"
     share = "" if outcome.completeness is None else f" ({100 * outcome.completeness:.1f} %)"
-    facts.add_row(
-        "recovered", f"{outcome.recovered_bright} of {outcome.injected_bright} {bright}{share}"
-    )
-    facts.add_row("missed", f"{outcome.injected_bright - outcome.recovered_bright}")
+    facts = [
+        (
+            "recovered",
+            f"{outcome.recovered_bright} of {outcome.injected_bright} {bright}{share}",
+        ),
+        ("missed", f"{outcome.injected_bright - outcome.recovered_bright}"),
+        ("false", f"{outcome.count('false')} in {len(outcome.tallies)} exposures"),
+        (
+            "alerts",
+            f"{len(outcome.verdicts)}: {outcome.count('transient')} of transients at any S/N, "
+            f"{outcome.count('variable')} of variable stars",
+        ),
+    ]
     if outcome.on_defects:
-        facts.add_row("not counted", f"{outcome.on_defects} on bad columns or saturated pixels")
-    facts.add_row("false", f"{outcome.count('false')} in {len(outcome.tallies)} exposures")
-    facts.add_row(
-        "alerts",
-        f"{len(outcome.verdicts)}: {outcome.count('transient')} of transients at any S/N, "
-        f"{outcome.count('variable')} of variable stars",
-    )
+        facts.insert(2, ("not counted", f"{outcome.on_defects} on bad columns or saturated pixels"))
     if outcome.latencies:
-        facts.add_row("latency", " ".join(f"{s:.1f}" for s in outcome.latencies) + " s")
-    stages = outcome.stage_seconds()
+        each = " ".join(f"{seconds:.1f}" for seconds in outcome.latencies)
+        facts.append(("latency", f"{each} s from an event to its last packet"))
+    stages = sorted(outcome.stage_seconds().items(), key=lambda item: -item[1])
     if stages:
-        slowest = sorted(stages.items(), key=lambda item: -item[1])
-        facts.add_row("time", ", ".join(f"{name} {s:.2f} s" for name, s in slowest))
+        each = ", ".join(f"{name} {seconds:.2f}" for name, seconds in stages)
+        facts.append(("time", f"{each} s an exposure"))
     console.print()
-    console.print(facts)
+    for name, text in facts:
+        console.print(f"[bold]{name:14}[/bold] {text}", soft_wrap=True, highlight=False)
     console.print()
     # Paths are printed unwrapped, so that they can be copied.
     for name, path in (
@@ -171,7 +173,9 @@ def _say(console: Console, outcome: Outcome, paths: DemoPaths) -> None:
         ("figures", paths.summary),
         ("service log", paths.log),
     ):
-        console.print(f"{name:14} {path}", soft_wrap=True, markup=False, highlight=False)
+        console.print(
+            Text.assemble((f"{name:14}", "bold"), " ", str(path)), soft_wrap=True, highlight=False
+        )
     console.print()
     for failure in outcome.failures:
         console.print(f"failed: {failure}", style="red", markup=False, highlight=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import numpy.typing as npt
 from astropy.visualization import ZScaleInterval
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
 
 from service.demo.scoring import Outcome, Verdict
@@ -54,10 +54,21 @@ def triplet(verdict: Verdict, zoom: int = 1) -> Grey:
 
 
 def png(grey: Grey) -> bytes:
-    """Return grey levels as a PNG file."""
-    target = io.BytesIO()
-    imsave(target, grey, cmap="gray", vmin=0, vmax=255, format="png")
-    return target.getvalue()
+    """Return grey levels as an 8-bit greyscale PNG file (matplotlib would write four channels)."""
+    height, width = grey.shape
+    rows = np.hstack([np.zeros((height, 1), dtype=np.uint8), grey])  # filter type 0 for each row
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+            _chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def title(verdict: Verdict) -> str:

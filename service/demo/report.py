@@ -163,9 +163,9 @@ def _photometry(outcome: Outcome) -> dict[str, Any]:
     ]
     if not points:
         return {"points": [], "ticks": []}
-    low = np.floor(min(mag for mag, _, _ in points))
+    low = np.floor(min(mag for mag, _, _ in points) - 0.2)
     high = max(np.ceil(max(mag for mag, _, _ in points)), low + 1)
-    width, height, reach = 560.0, 220.0, 0.6
+    width, height, reach = 560.0, 234.0, 0.6
 
     def x(mag: float) -> float:
         return 52.0 + (width - 64.0) * (mag - low) / (high - low)
@@ -178,5 +178,5 @@ def _photometry(outcome: Outcome) -> dict[str, Any]:
         "height": height,
         "points": [(x(mag), y(offset), label) for mag, offset, label in points],
         "ticks": [(x(mag), f"{mag:.0f}") for mag in np.arange(low, high + 0.5)],
-        "levels": [(y(level), f"{level:+.1f}") for level in (-0.5, 0.0, 0.5)],
+        "levels": [(y(level), f"{level:+.1f}" if level else "0") for level in (-0.5, 0.0, 0.5)],
     }
