@@ -26,7 +26,7 @@ def run(*words: str | Path) -> int:
     parser = argparse.ArgumentParser()
     view.add_parser(parser.add_subparsers())
     args = parser.parse_args(["view", *map(str, words)])
-    return int(args.run(args))
+    return view.run(args)
 
 
 @pytest.fixture
