@@ -1,6 +1,6 @@
 """What all tests share: one real Kafka broker for the session, topics on it, and what they hold."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,10 +30,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             fixtures.insert(0, "kafka_bootstrap")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give the tests that found no broker one place, so that the summary lists them as one."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and SKIPPED in report.longrepr[2]:
+        report.longrepr = (__file__, 0, report.longrepr[2])
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the reporter's own: after all it says
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+) -> Generator[None, None, None]:
     """Say in one line that the tests which need a broker did not run."""
+    yield
     reason = config.stash.get(NO_BROKER, None)
     if reason:
         skipped = terminalreporter.stats.get("skipped", [])
@@ -49,11 +62,11 @@ def pytest_terminal_summary(
 def _go_without(config: pytest.Config, error: BrokerUnavailable) -> NoReturn:
     """Fail where a broker is required, else skip and remember why."""
     if discovery.broker_is_required():
-        pytest.fail(
+        raise pytest.fail.Exception(
             f"{discovery.REQUIRED} is set and there is no Kafka broker ({error}). "
             f"To get one: {discovery.HOW_TO_GET_ONE}.",
             pytrace=False,
-        )
+        ) from None
     config.stash[NO_BROKER] = str(error)
     pytest.skip(SKIPPED)
 
@@ -67,7 +80,7 @@ def kafka_bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
     except BrokerUnavailable as error:
         _go_without(pytestconfig, error)
     except BrokerFailed as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     try:
         yield bootstrap
     finally:

@@ -80,7 +80,7 @@ def _copy_dependencies(maven: str, pom: Path, jars: Path) -> None:
     partial = jars.with_name(jars.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     logger.info("fetching Apache Kafka's jars with Maven into %s", jars)
-    command = [maven, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
+    command = [maven, "-q", "-B", "-Dstyle.color=never", "-f", str(pom), "package"]
     command.append(f"-DoutputDirectory={partial}")
     environment = os.environ.copy()
     if shutil.which("java") is None and "JAVA_HOME" not in environment:
