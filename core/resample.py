@@ -2,9 +2,10 @@
 
 **Flux.** Pixels hold flux: a target pixel that covers ``J`` source pixels holds ``J`` times the
 interpolated value, ``J`` being the local Jacobian of the mapping. (``flux="surface_brightness"``
-leaves the values alone.) The six weights of each axis are divided by their sum, so that a flat sky
-stays flat. Where a target pixel is coarser than 1.5 source pixels, the mean of several samples
-within it is taken: point samples would skip flux and let noise alias.
+leaves the values alone.) The six weights of each axis are corrected so that a flat sky stays flat,
+a slope a slope and the flux of a star its flux (see `lanczos_weights`). Where a target pixel is
+coarser than 1.25 source pixels, the mean of several samples within it is taken, as a detector would
+do: point samples would skip flux and let noise alias.
 
 **Variance.** Interpolation correlates neighbouring pixels and lowers their individual variance, but
 not the variance of sums over several pixels; and everything that follows (the matching kernel, PSF
@@ -43,7 +44,7 @@ FluxUnit = Literal["pixel", "surface_brightness"]
 
 _TABLE_STEPS = 1024
 _ROWS = 32  # target rows at a time: their coordinates stay in the cache
-_COARSE = 1.5  # source pixels per target pixel, from which on several samples are averaged
+_COARSE = 1.25  # source pixels per target pixel, from which on several samples are averaged
 _MOST_SAMPLES = 64
 _INTEGER_SHIFT = 1e-4  # pixels; a mapping that is closer to whole pixels copies them
 
@@ -187,26 +188,49 @@ def resample_onto(
     )
 
 
-def lanczos_table(steps: int = _TABLE_STEPS) -> npt.NDArray[np.float32]:
-    """Return the six Lanczos-3 weights for fractions 0 to 1 of a pixel; each row sums to one.
+def lanczos_weights(fraction: FloatArray) -> FloatArray:
+    """Return the six Lanczos-3 weights of points between two pixels, moments corrected.
 
     Parameters
     ----------
-    steps : int
-        Intervals; between the rows the weights are interpolated linearly, with an error below
-        ``2 / steps²``.
+    fraction : ndarray of float64, shape (n,)
+        How far the point lies behind the third of its six pixels, 0 to 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, 6)
+        A cubic polynomial is reproduced exactly: the weights sum to one and their moments of first
+        to third order vanish. The correction is the smallest one relative to the weights. Weights
+        that are only divided by their sum make ripples of up to 0.7 % in the fluxes of stars where
+        the scales of the grids differ by a few per cent.
+    """
+    distance = np.asarray(fraction)[:, None] - np.arange(-2, 4)[None, :]
+    weights = np.sinc(distance) * np.sinc(distance / 3)
+    weights[np.abs(distance) >= 3] = 0
+    room = np.abs(weights)
+    power = np.arange(4)
+    moments = distance[:, None, :] ** power[None, :, None]
+    missing = (power == 0) - np.einsum("kpt,kt->kp", moments, weights)
+    normal = np.einsum("kpt,kqt,kt->kpq", moments, moments, room)
+    whole = room.max(axis=1) > 1 - 1e-12  # the point lies on a pixel, and that is all it needs
+    normal[whole] = np.eye(4)
+    missing[whole] = 0
+    correction = np.linalg.solve(normal, missing[..., None])[..., 0]
+    return weights + room * np.einsum("kp,kpt->kt", correction, moments)
+
+
+def lanczos_table(steps: int = _TABLE_STEPS) -> npt.NDArray[np.float32]:
+    """Return the weights for ``steps + 1`` fractions from 0 to 1.
+
+    Between the rows the weights are interpolated linearly, with an error below ``2 / steps²``.
 
     Returns
     -------
     ndarray of float32, shape (steps + 1, 6)
-        Row ``k`` is for a point that lies ``k / steps`` behind the third of its six pixels.
     """
-    fraction = np.arange(steps + 1)[:, None] / steps
-    distance = fraction - np.arange(-2, 4)[None, :]
-    weights = np.sinc(distance) * np.sinc(distance / 3)
-    weights[np.abs(distance) >= 3] = 0
+    weights = lanczos_weights(np.arange(steps + 1) / steps)
     weights[0], weights[-1] = (0, 0, 1, 0, 0, 0), (0, 0, 0, 1, 0, 0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights.astype(np.float32)
 
 
 @dataclass(frozen=True)
