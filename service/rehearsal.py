@@ -8,36 +8,41 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
-from core.pipeline import process
+from core.pipeline import PipelineSettings, process
 from core.simulation.survey import SurveySettings, simulate_survey
 from core.templates.directory import DirectoryTemplates
 from service.events import decode
 from service.inputs import to_exposure
-from service.packets import encode_alerts
-
-if TYPE_CHECKING:
-    from core.pipeline import PipelineSettings
-    from service.packets import PacketSettings
+from service.packets import PacketSettings, encode_alerts
 
 logger = logging.getLogger(__name__)
 
 _SURVEY = SurveySettings(
-    n_exposures=1, shape=(400, 400), star_density=1500.0, n_transients=6, bad_columns=1
+    n_exposures=1,
+    shape=(320, 320),
+    star_density=3000.0,
+    n_transients=5,
+    bad_columns=0,
+    fwhm_range=(3.0, 3.3),
+    dither=3.0,
+    rotation=0.0,
 )
 
 
-def rehearse(pipeline: PipelineSettings, packets: PacketSettings) -> None:
-    """Simulate, process and encode one exposure; nothing of it is kept."""
+def rehearse(pipeline: PipelineSettings, packets: PacketSettings) -> int:
+    """Simulate, process and encode one exposure; return the number of packets, keep nothing.
+
+    The operator's engines and threads are used, but not the limits: they are not on trial here.
+    """
     with TemporaryDirectory(prefix="skydelta-rehearsal-") as folder:
         survey = simulate_survey(_SURVEY, folder)
         event = decode(json.dumps(survey.exposures[0].event).encode())
         exposure = to_exposure(event, [Path(folder)])
-        settings = replace(pipeline, max_pixels=max(pipeline.max_pixels, 400 * 400))
+        settings = PipelineSettings(engines=pipeline.engines, threads=pipeline.threads)
         result = process(exposure, DirectoryTemplates(survey.template_dir), settings)
-        encode_alerts(result, packets)
-    logger.debug("rehearsal: %s, %d candidates", result.outcome, len(result.candidates))
+        alerts = encode_alerts(result, packets)
+    logger.debug("rehearsal: %s, %d alerts; %s", result.outcome, len(alerts), result.reason)
+    return len(alerts)

@@ -265,7 +265,7 @@ def test_more_partitions_than_workers_wait_in_order() -> None:
         scene.consumer.send(partition, 0, event(f"p{partition}"))
     scene.turn()
     for name in ("p2", "p0", "p1"):
-        assert list(scene.pool.tasks.values())[0].exposure_id == name
+        assert next(iter(scene.pool.tasks.values())).exposure_id == name
         scene.pool.finish(name)
         scene.turn()
     assert len(scene.statuses) == 3
