@@ -121,16 +121,26 @@ class FitsFile:
         """
         if hdu.compressed:
             return _compressed_pixels(self.path, hdu)
+        # PCOUNT and GCOUNT make the data of an image longer or empty only where they are wrong.
+        number = math.prod(hdu.shape)
+        size = number * abs(hdu.bitpix) // 8
+        if size > hdu.size:
+            raise UnusableInput(
+                f"{self.path}: {hdu.label} has no data for its pixels (GCOUNT is 0); "
+                "not a sound FITS file"
+            )
         raw = hdu.raw
         if raw is None:
             with _opened(self.path) as stream:
                 stream.seek(hdu.offset)
-                raw = _read_exactly(stream, hdu.size, self.path, hdu.label)
-        stored = np.frombuffer(raw, dtype=_DTYPES[hdu.bitpix]).reshape(hdu.shape)
+                raw = _read_exactly(stream, size, self.path, hdu.label)
+        stored = np.frombuffer(raw, dtype=_DTYPES[hdu.bitpix], count=number).reshape(hdu.shape)
         return _physical(stored, hdu.header)
 
 
-def open_fits(path: str | os.PathLike[str], *, max_pixels: int) -> FitsFile:
+def open_fits(
+    path: str | os.PathLike[str], *, max_pixels: int, only_primary: bool = False
+) -> FitsFile:
     """Walk over all HDUs of a FITS file; plain, gzipped or bzipped, told apart by their bytes.
 
     Parameters
@@ -140,6 +150,9 @@ def open_fits(path: str | os.PathLike[str], *, max_pixels: int) -> FitsFile:
     max_pixels : int
         Images larger than this are not kept in memory while walking (nor refused: that is for
         whoever wants their pixels).
+    only_primary : bool
+        Do not look beyond a primary HDU that is an image, so that a gzipped file need not be
+        inflated to know what is in it.
 
     Raises
     ------
@@ -150,7 +163,7 @@ def open_fits(path: str | os.PathLike[str], *, max_pixels: int) -> FitsFile:
     """
     name = os.fspath(path)
     with _opened(name) as stream:
-        return FitsFile(name, tuple(_walk(stream, name, max_pixels)))
+        return FitsFile(name, tuple(_walk(stream, name, max_pixels, only_primary)))
 
 
 def card(header: Header, keyword: str) -> str | float | int | bool | None:
@@ -192,7 +205,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         raise InputUnavailable(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _walk(stream: BinaryIO, path: str, max_pixels: int) -> Iterator[Hdu]:
+def _walk(stream: BinaryIO, path: str, max_pixels: int, only_primary: bool) -> Iterator[Hdu]:
     # A plain file is skipped over by seeking, so its true length must be known.
     inflating = isinstance(stream, gzip.GzipFile | bz2.BZ2File)
     length = None if inflating else os.fstat(stream.fileno()).st_size
@@ -211,7 +224,7 @@ def _walk(stream: BinaryIO, path: str, max_pixels: int) -> Iterator[Hdu]:
                     f"file has {length}; wait until it is complete, or copy it again"
                 )
             stream.seek(offset + hdu.size + padding)
-        else:
+        elif not (only_primary and hdu.is_image):
             wanted = hdu.is_image and not hdu.compressed
             small = hdu.is_image and math.prod(hdu.axes) <= max_pixels
             if wanted and small and kept + hdu.size <= _KEEP_BYTES:
@@ -223,6 +236,9 @@ def _walk(stream: BinaryIO, path: str, max_pixels: int) -> Iterator[Hdu]:
                 _read_over(stream, hdu.size, path, hdu.label)
                 _skip(stream, padding)
         yield hdu
+        if only_primary and hdu.is_image:
+            return
+        only_primary = False
         offset += hdu.size + padding
         index += 1
 

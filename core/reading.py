@@ -161,7 +161,8 @@ def read_image(
     else:
         noise = None
 
-    data = _linear(stored, header).astype(np.float32, order="C", copy=False)
+    stored = _linear(stored, header)
+    data = stored.astype(np.float32, order="C", copy=False)
     holes = ~np.isfinite(data)
     if noise is not None:
         holes |= ~np.isfinite(noise)
@@ -260,17 +261,18 @@ def estimate_saturation(stored: npt.NDArray[Any], flags: MaskImage) -> float | N
     float or None
         ADU.
     """
-    top = float(np.nanmax(np.where(np.isfinite(stored), stored, 0))) if stored.size else 0.0
-    if stored.dtype.kind in "iu" and top in (65535.0, 32767.0):
-        return top
-    good = np.isfinite(stored) & (flags == 0)
-    values = stored[good & (stored > 0.5 * top)].astype(np.float64) if top > 0 else np.zeros(0)
-    if values.size == 0:
+    with np.errstate(invalid="ignore"):
+        top = float(np.max(stored, where=np.isfinite(stored), initial=0))
+        if stored.dtype.kind in "iu" and top in (65535.0, 32767.0):
+            return top
+        bright = np.flatnonzero(stored > 0.5 * top)
+    values = stored.ravel()[bright]
+    values = values[np.isfinite(values) & (flags.ravel()[bright] == 0)].astype(np.float64)
+    # Where half of the pixels are that bright there are no stars above them: this is the sky.
+    if top <= 0 or values.size == 0 or bright.size > 0.5 * stored.size:
         return None
     top = float(values.max())
     edge = 0.999 * top
-    if np.median(stored[good]) > 0.5 * top:  # no bright pixels at all: this is the sky
-        return None
     at_top = int((values >= edge).sum())
     below = int(((values >= 0.9 * top) & (values < edge)).sum())
     if at_top >= 10 and at_top / 0.001 > 10 * max(below, 1) / 0.099:
@@ -433,14 +435,13 @@ def _size(hdu: Hdu) -> str:
 
 def _variance_from(source: str, plane: FloatImage) -> FloatImage:
     """Return the variance; NaN where there is none."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+    noise = np.full(plane.shape, np.nan, dtype=np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        known = plane > 0
         if source == "weight":
-            noise = np.where(plane > 0, 1 / plane, np.float32(np.nan))
-        elif source == "error":
-            noise = np.where(plane > 0, plane * plane, np.float32(np.nan))
+            np.divide(np.float32(1), plane, out=noise, where=known)
         else:
-            noise = np.where(plane > 0, plane, np.float32(np.nan))
-    noise = noise.astype(np.float32, copy=False)
+            np.power(plane, 2 if source == "error" else 1, out=noise, where=known)
     noise[np.isinf(noise)] = np.nan
     return noise
 
@@ -468,14 +469,17 @@ def _fill(data: FloatImage, noise: FloatImage | None, flags: MaskImage, name: st
     n_flagged = int(np.count_nonzero(flags))
     if n_flagged == data.size:
         raise QualityRejected(f"{name}: every pixel is masked; nothing is left to work with")
-    good = data[flags == 0] if n_flagged else data.ravel()
-    if good.min() == good.max():
-        raise QualityRejected(
-            f"{name}: is constant: every good pixel is {good[0]:g}; the read-out has failed"
-        )
+    # A part of the pixels shows that they differ; only if it does not are all of them looked at.
+    step = max(1, data.shape[0] // 1000), max(1, data.shape[1] // 1000)
+    part = data[:: step[0], :: step[1]][flags[:: step[0], :: step[1]] == 0]
+    if part.size < 2 or part.min() == part.max():
+        part = data[flags == 0]
+        if part.min() == part.max():
+            raise QualityRejected(
+                f"{name}: is constant: every good pixel is {part[0]:g}; the read-out has failed"
+            )
     if n_holes:
-        step = max(1, good.size // 1_000_000)
-        data[holes] = np.median(good[::step])
+        data[holes] = np.median(part)
         if noise is not None:
-            known = noise[~holes]
-            noise[holes] = np.median(known[:: max(1, known.size // 1_000_000)])
+            known = noise[:: step[0], :: step[1]][~holes[:: step[0], :: step[1]]]
+            noise[holes] = np.median(known if known.size else noise[~holes])

@@ -213,7 +213,7 @@ class TemplateIndex:
 
     def _read(self, path: str, siblings: Siblings) -> tuple[TemplateRecord, ...]:
         # Nothing but headers is wanted: with a limit of 0 no pixels are kept.
-        file = open_fits(path, max_pixels=0)
+        file = open_fits(path, max_pixels=0, only_primary=True)
         images = [h for h in file.hdus if h.is_image and not is_side_extension(h)]
         science = [h for h in images if h.name == "SCI"] or images
         name = os.path.relpath(path, self.folder)

@@ -436,3 +436,18 @@ def test_reading_is_silent(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_image(path, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize(("card", "sound"), [("PCOUNT  = 1", True), ("GCOUNT  = 0", False)])
+def test_counts_that_do_not_belong_to_images(tmp_path, card, sound):
+    path = header_only(
+        tmp_path / "a.fits", "SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 2",
+        "NAXIS2  = 2", card,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + bytes([1, 2, 3, 4, 5]))
+    if sound:
+        image = read_image(path, need_wcs=False, max_pixels=LIMIT)
+        assert image.data.tolist() == [[1, 2], [3, 4]]
+    else:
+        with pytest.raises(UnusableInput, match="GCOUNT"):
+            read_image(path, need_wcs=False, max_pixels=LIMIT)

@@ -1,5 +1,6 @@
 """Which template of a folder is chosen, and what is said when none is."""
 
+import gzip
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -141,6 +142,20 @@ def test_a_template_with_bad_pixels_behind_a_good_header_gives_way_to_the_next(t
     header.update({"FILTER": "r", "MAGLIM": 25.0})
     fits.PrimaryHDU(np.full(SHAPE, np.nan, np.float32), header).writeto(tmp_path / "nan.fits")
     assert chosen(tmp_path) == "good.fits"
+
+
+def test_a_gzipped_template_that_is_cut_off_gives_way_to_the_next(tmp_path):
+    put(tmp_path / "good.fits", tan(), FILTER="r", MAGLIM=20.0)
+    deep = put(tmp_path / "deep.fits", tan(), FILTER="r", MAGLIM=25.0)
+    packed = gzip.compress(deep.read_bytes())
+    deep.unlink()
+    (tmp_path / "deep.fits.gz").write_bytes(packed)
+    assert chosen(tmp_path) == "deep.fits.gz"
+    (tmp_path / "deep.fits.gz").write_bytes(packed[:-2000])
+    assert chosen(tmp_path) == "good.fits"
+    (tmp_path / "good.fits").unlink()
+    with pytest.raises(NoTemplate, match="1 failed .*truncated"):
+        chosen(tmp_path)
 
 
 def test_what_the_refusal_says(tmp_path):
