@@ -226,7 +226,7 @@ def _ztf_candidate(candidate: Candidate, candid: int, index: int, frame: _Frame)
     facts, exposure, settings = frame.result.facts, frame.result.exposure, frame.settings
     nearest = candidate.nearest
     mag, mag_err = _float(candidate.mag), _float(candidate.mag_err)
-    aperture_mag = _float(candidate.aperture_mag)
+    aperture_mag, aperture_err, big_mag, big_err = _aperture_magnitudes(candidate)
     limit = _float(frame.result.limiting_mag)
     fwhm = _float(candidate.fwhm)
     rb = _float(candidate.rb)
@@ -252,7 +252,7 @@ def _ztf_candidate(candidate: Candidate, candid: int, index: int, frame: _Frame)
         "sigmapsf": NO_MAGNITUDE if mag is None or mag_err is None else mag_err,
         "chipsf": _float(candidate.chi2),
         "magap": aperture_mag,
-        "sigmagap": _float(candidate.aperture_mag_err),
+        "sigmagap": aperture_err,
         "distnr": _float(nearest.distance) if nearest else None,
         "magnr": _float(nearest.mag) if nearest else None,
         "sigmagnr": _float(nearest.mag_err) if nearest else None,
@@ -271,8 +271,8 @@ def _ztf_candidate(candidate: Candidate, candid: int, index: int, frame: _Frame)
         "nbad": int(candidate.n_bad),
         "rb": rb,
         "sumrat": _float(candidate.sum_ratio),
-        "magapbig": _float(candidate.big_aperture_mag),
-        "sigmagapbig": _float(candidate.big_aperture_mag_err),
+        "magapbig": big_mag,
+        "sigmagapbig": big_err,
         "ranr": _or_no_value(nearest.ra if nearest else None),
         "decnr": _or_no_value(nearest.dec if nearest else None),
         # No history is consulted: this detection is the only one that is known.
@@ -293,6 +293,20 @@ def _ztf_candidate(candidate: Candidate, candid: int, index: int, frame: _Frame)
         "exptime": _float(facts.exposure_time),
         "drbversion": "",
     }
+
+
+def _aperture_magnitudes(
+    candidate: Candidate,
+) -> tuple[float | None, float | None, float | None, float | None]:
+    """Both aperture magnitudes and errors; None where the flux contradicts the detection."""
+    small = candidate.sign * candidate.aperture_flux > 0
+    big = candidate.sign * candidate.big_aperture_flux > 0
+    return (
+        _float(candidate.aperture_mag) if small else None,
+        _float(candidate.aperture_mag_err) if small else None,
+        _float(candidate.big_aperture_mag) if big else None,
+        _float(candidate.big_aperture_mag_err) if big else None,
+    )
 
 
 def _exposure_facts(result: ExposureResult, band: str | None, mjd_mid: float) -> dict[str, Any]:

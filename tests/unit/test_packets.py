@@ -357,6 +357,16 @@ def test_not_a_number_never_reaches_a_packet() -> None:
         assert record["candidate"]["magpsf"] == 99.0
 
 
+def test_aperture_of_the_wrong_sign_has_no_magnitude() -> None:
+    """A magnitude would turn the flux of a neighbour, or of noise, into a detection."""
+    facts = one_packet(aperture_flux=-50.0, aperture_mag=23.0)["candidate"]
+    assert [facts[k] for k in ("magap", "sigmagap", "magdiff", "magfromlim")] == [None] * 4
+    assert facts["magapbig"] == pytest.approx(18.99)
+    facts = one_packet(sign=-1, flux=-2000.0, aperture_flux=-1990.0)["candidate"]
+    assert facts["magap"] == pytest.approx(19.01)
+    assert facts["magapbig"] is None  # 2010 ADU brighter within the larger aperture
+
+
 def test_no_neighbour_is_marked_as_ztf_marks_it() -> None:
     facts = one_packet(nearest=None)["candidate"]
     assert facts["distnr"] is None

@@ -1,6 +1,7 @@
 """The schemas load, keep their contracts, and the alert is ZTF's, field for field."""
 
 import json
+import re
 from hashlib import sha256
 from typing import Any
 
@@ -9,6 +10,8 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer, validat
 from fastavro.schema import load_schema_ordered
 
 import schemas
+from core.detection import CandidateFlag
+from schemas.documentation import README, up_to_date
 from tests.shared_data import shared_data
 
 # SHA-256 of the ZTF part of the alert schema, as `structure` gives it. It changes only when a
@@ -135,3 +138,33 @@ def structure_with_docs(schema: Any) -> Any:
 def test_a_field_called_doc_survives_stripping() -> None:
     record = {"type": "record", "name": "r", "doc": "x", "fields": [{"name": "doc", "type": "int"}]}
     assert schemas.without_docs(record)["fields"] == [{"name": "doc", "type": "int"}]
+
+
+def test_tables_of_the_readme_are_those_of_the_schemas() -> None:
+    """Mend it with ``python -m schemas.documentation``."""
+    text = README.read_text()
+    assert text == up_to_date(text)
+    assert text.count("<!-- fields: ") == text.count("<!-- end -->") == 5
+
+
+def test_readme_says_what_we_write_into_every_field_of_ztf() -> None:
+    rows = README.read_text().split("### `candidate`")[1].split("### `skydelta`")[0].splitlines()
+    alert = schemas.load("alert")
+    candidate = next(f for f in alert["fields"] if f["name"] == "candidate")["type"]
+    told = {
+        name: row
+        for row in rows
+        if row.startswith("| `")
+        for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    assert list(told) != []
+    assert set(told) == {field["name"] for field in candidate["fields"]}
+    for field in candidate["fields"]:
+        must = told[field["name"]].split("|")[2].strip()
+        assert (must == "must") == (not isinstance(field["type"], list)), field["name"]
+
+
+def test_readme_knows_every_flag() -> None:
+    text = README.read_text()
+    for flag in CandidateFlag:
+        assert f"| {int(flag)} | {flag.name} |" in text
