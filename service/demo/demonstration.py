@@ -125,7 +125,7 @@ def _follow(
 
 def _per_area(number: int, size: int) -> int:
     """Scale a number for a frame of 1024 pixels a side to another size."""
-    return max(round(number * (size / 1024.0) ** 2), 4)
+    return max(round(number * (size / 1024.0) ** 2), 2)
 
 
 def _headline(outcome: Outcome) -> str:
