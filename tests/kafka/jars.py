@@ -98,8 +98,9 @@ def _copy_dependencies(maven: str, pom: Path, jars: Path) -> None:
         raise BrokerUnavailable(f"Maven did not finish in {MAVEN_TIMEOUT:.0f} s") from error
     if done.returncode != 0 or not any(partial.glob("kafka_*.jar")):
         shutil.rmtree(partial, ignore_errors=True)
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
-        raise BrokerUnavailable(f"Maven could not fetch Kafka: {said[0] if said else 'no jars'}")
+        # a colour code may stand before the tag, whatever the style
+        said = re.search(r"\[ERROR\] (.*?)(?: -> \[Help \d+\])?$", done.stdout + done.stderr, re.M)
+        raise BrokerUnavailable(f"Maven could not fetch Kafka: {said[1] if said else 'no jars'}")
     partial.rename(jars)
     for old in jars.parent.iterdir():
         if old.is_dir() and old != jars:
