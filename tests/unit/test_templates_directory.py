@@ -154,7 +154,7 @@ def test_a_gzipped_template_that_is_cut_off_gives_way_to_the_next(tmp_path):
     (tmp_path / "deep.fits.gz").write_bytes(packed[:-2000])
     assert chosen(tmp_path) == "good.fits"
     (tmp_path / "good.fits").unlink()
-    with pytest.raises(NoTemplate, match="1 failed .*truncated"):
+    with pytest.raises(NoTemplate, match=r"1 failed .*truncated"):
         chosen(tmp_path)
 
 
