@@ -157,9 +157,12 @@ def _history(record: dict[str, Any], candidate: dict[str, Any]) -> list[tuple[st
     detections = sum(1 for e in earlier if isinstance(e, dict) and e.get("candid") is not None)
     forced = record.get("fp_hists") or []
     start = _number(candidate.get("jdstarthist"))
-    of = (_text(candidate.get("ndethist")), _text(candidate.get("ncovhist")))
+    found, covered = _number(candidate.get("ndethist")), _number(candidate.get("ncovhist"))
+    detected = None
+    if found is not None and covered is not None:
+        detected = f"{found:.0f} of {covered:.0f} " + ("time" if covered == 1 else "times")
     return [
-        ("detected", f"{of[0]} of {of[1]} times" if None not in of else None),
+        ("detected", detected),
         ("first (UTC)", None if start is None else _date(start)),
         (
             "in the packet",
@@ -195,12 +198,18 @@ def _processing(ours: dict[str, Any]) -> list[tuple[str, str | None]]:
 
 def _flux(ours: dict[str, Any]) -> str | None:
     flux, error = _number(ours.get("flux")), _number(ours.get("flux_err"))
-    return None if flux is None or error is None else f"{flux:.5g} ± {error:.3g} ADU"
+    return None if flux is None or error is None else f"{_rounded(flux, error)} ADU"
+
+
+def _rounded(value: float, error: float) -> str:
+    """Return both with the digits that the error leaves meaning to, at least whole numbers."""
+    digits = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
+    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 
 def _njy(ours: dict[str, Any]) -> str | None:
     flux, error = _number(ours.get("flux_njy")), _number(ours.get("flux_njy_err"))
-    return None if flux is None or error is None else f"{flux:.5g} ± {error:.3g} nJy"
+    return None if flux is None or error is None else f"{_rounded(flux, error)} nJy"
 
 
 def _zero_point(candidate: dict[str, Any], ours: dict[str, Any]) -> str | None:

@@ -151,20 +151,20 @@ def _celestial(stamp: Stamp) -> WCS | None:
 def _draw_compass(panel: Axes, wcs: WCS, shape: tuple[int, ...]) -> None:
     ny, nx = shape
     length = 0.13 * ny
-    x0, y0 = 0.87 * nx, 0.15 * ny
+    middle = np.array([(nx - 1) / 2, (ny - 1) / 2])
     scale = proj_plane_pixel_scales(wcs).mean()  # degrees
-    centre = wcs.pixel_to_world((nx - 1) / 2, (ny - 1) / 2)
-    arrows: dict[str, Any] = {
-        "N": centre.directional_offset_by(0 * u.deg, scale * u.deg),
-        "E": centre.directional_offset_by(90 * u.deg, scale * u.deg),
-    }
-    for name, sky in arrows.items():
-        x, y = (float(v) for v in wcs.world_to_pixel(sky))
-        step = np.array([x - (nx - 1) / 2, y - (ny - 1) / 2])
+    centre = wcs.pixel_to_world(*middle)
+    arrows: dict[str, Any] = {}
+    for name, angle in (("N", 0), ("E", 90)):
+        sky = centre.directional_offset_by(angle * u.deg, scale * u.deg)
+        step = np.array([float(v) for v in wcs.world_to_pixel(sky)]) - middle
         norm = float(np.hypot(*step))
         if not np.isfinite(norm) or norm == 0.0:
             return
-        dx, dy = step / norm * length
+        arrows[name] = step / norm * length
+    # However it is turned, the compass with its letters stays in its corner of the panel.
+    x0, y0 = np.array([0.84 * nx, 0.14 * ny]) - 0.7 * (arrows["N"] + arrows["E"])
+    for name, (dx, dy) in arrows.items():
         panel.annotate(
             "",
             xy=(x0 + dx, y0 + dy),

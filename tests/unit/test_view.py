@@ -59,6 +59,7 @@ def test_our_packet_is_shown(packet: Path, capsys: pytest.CaptureFixture[str]) -
     for fact in (
         "night7/ccd 3", "2025-11-21 05:59:30", "19.000 ± 0.054", "sfft, convolved: template",
         "directory, deep-505-r", "brighter than the template", "27.250 mag, from the template",
+        "2,000 ± 100 ADU", "91,418 ± 4,571 nJy", "1 of 1 time",
     ):  # fmt: skip
         assert fact in shown
     picture = packet.with_suffix(".png")
