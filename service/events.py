@@ -67,6 +67,12 @@ def _printable(value: str) -> str:
     return value
 
 
+def _no_julian_date(value: float) -> float:
+    if 2_400_000 < value < 2_500_000:
+        raise ValueError("looks like a Julian date; give MJD = JD - 2400000.5")
+    return value
+
+
 Word = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Uri = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_printable)]
 Identifier = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,198}[!-~])?$")]
@@ -91,7 +97,7 @@ class ExposureEvent(BaseModel):
     exposure_id: Identifier
     science_uri: Uri
     band: Word
-    mjd_mid: float = Field(ge=15_000, le=100_000)  # 1899 to 2132: a JD is caught here
+    mjd_mid: Annotated[float, AfterValidator(_no_julian_date), Field(ge=15_000, le=100_000)]
     exposure_time: float | None = Field(default=None, gt=0, le=1e7)
     mask_uri: Uri | None = None
     weight_uri: Uri | None = None

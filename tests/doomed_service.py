@@ -1,4 +1,4 @@
-"""``skydelta run``, but the first transaction kills the process at a moment of the test's choice."""
+"""``skydelta run``, but its first transaction kills it, at a moment of the test's choice."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the service's integration tests share: a small survey on disk, and services on the broker."""
+"""What the tests of the service share: a small survey on disk, and services on the broker."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
