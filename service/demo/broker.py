@@ -88,15 +88,18 @@ def real_broker(address: str) -> Iterator[DemoBroker]:
     made = admin.create_topics(
         [NewTopic(t, _PARTITIONS) for t in broker.topics], request_timeout=20
     )
-    for topic, future in made.items():
-        try:
-            future.result()
-        except KafkaException as error:
-            raise DemoFailed(f"cannot make the topic {topic} at {address}: {error}") from error
+    ours = []
     try:
+        for topic, future in made.items():
+            try:
+                future.result()
+            except KafkaException as error:
+                reason = error.args[0].str()
+                raise DemoFailed(f"cannot make the topic {topic} at {address}: {reason}") from error
+            ours.append(topic)
         yield broker
     finally:
-        for topic, future in admin.delete_topics(list(broker.topics)).items():
+        for topic, future in admin.delete_topics(ours).items() if ours else ():
             try:
                 future.result()
             except KafkaException as error:

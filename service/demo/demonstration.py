@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from contextlib import ExitStack
 
@@ -18,6 +19,8 @@ from service.demo.scoring import Outcome, Tally
 from service.demo.service_process import ServiceProcess, running_service
 from service.demo.stream import Alert, EventPublisher, Follower
 from service.status import json_ready
+
+logger = logging.getLogger(__name__)
 
 _SHEET_TRIPLETS = 36
 
@@ -103,7 +106,11 @@ def _follow(
                 next_event += options.cadence
                 display.update(tallies)
             for record in follower.poll(0.1):
-                tally = by_id[record.exposure_id]
+                known = by_id.get(record.exposure_id)
+                if known is None:
+                    logger.warning("a record of an unknown exposure: %s", record.exposure_id)
+                    continue
+                tally = known
                 was_complete = tally.complete
                 if not tally.take(record):
                     continue

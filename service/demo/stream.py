@@ -121,9 +121,20 @@ class Follower:
         )
         partitions = []
         for topic in (broker.alerts, broker.status):
-            found = self._consumer.list_topics(topic, timeout=20).topics[topic]
-            partitions += [TopicPartition(topic, p, OFFSET_BEGINNING) for p in found.partitions]
+            partitions += [
+                TopicPartition(topic, p, OFFSET_BEGINNING) for p in self._partitions(topic)
+            ]
         self._consumer.assign(partitions)
+
+    def _partitions(self, topic: str) -> list[int]:
+        """Return the partitions of a topic; one that was just made takes a moment to be known."""
+        deadline = time.monotonic() + 20.0
+        while time.monotonic() < deadline:
+            found = self._consumer.list_topics(topic, timeout=20).topics[topic]
+            if found.partitions:
+                return list(found.partitions)
+            time.sleep(0.2)
+        raise DemoFailed(f"the broker does not know the topic {topic}")
 
     def poll(self, seconds: float) -> list[Alert | Status]:
         """Return what has arrived, waiting at most ``seconds`` for the first."""
