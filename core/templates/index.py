@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass
 
@@ -17,7 +18,13 @@ from core.headerfacts import read_facts
 from core.image import ExposureFacts
 from core.pixel_mapping import SkyMapping
 from core.reading import is_side_extension, read_wcs
-from core.templates.siblings import Siblings, is_fits_name, is_side_plane, siblings_of
+from core.templates.siblings import (
+    Siblings,
+    is_fits_name,
+    is_side_plane,
+    planes_by_stem,
+    siblings_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +199,7 @@ class TemplateIndex:
         for folder, subfolders, names in os.walk(self.folder, followlinks=True):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             visible = [n for n in names if is_fits_name(n) and not n.startswith(".")]
-            side = [name for name in visible if is_side_plane(name)]
+            planes = planes_by_stem(visible)
             for name in visible:
                 if is_side_plane(name):
                     continue
@@ -201,7 +208,7 @@ class TemplateIndex:
                     stat = os.stat(path)
                 except FileNotFoundError:  # removed since it was listed
                     continue
-                theirs = siblings_of(name, side) if side else Siblings()
+                theirs = siblings_of(name, planes)
                 in_folder = Siblings(
                     *(
                         None if plane is None else os.path.join(folder, plane)
@@ -281,5 +288,5 @@ def _cap(wcs: WCS, shape: tuple[int, int]) -> tuple[npt.NDArray[np.float64], flo
 
 
 def _angle(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    across = float(np.linalg.norm(np.cross(one, other)))
-    return float(np.degrees(np.arctan2(across, float(one @ other))))
+    """Return the angle between two unit vectors in degrees, from their chord."""
+    return math.degrees(2 * math.asin(min(1.0, math.dist(one, other) / 2)))

@@ -57,25 +57,31 @@ def is_side_plane(name: str) -> bool:
     return bool(_SIDE.search(stem)) or any(theirs in stem for _, theirs, _ in _SURVEYS)
 
 
-def siblings_of(name: str, names: Iterable[str]) -> Siblings:
+def planes_by_stem(names: Iterable[str]) -> dict[str, str]:
+    """Return the planes among the file names of a folder, by name without ending."""
+    return {_ENDING.sub("", name): name for name in sorted(names) if is_side_plane(name)}
+
+
+def siblings_of(name: str, planes: Mapping[str, str]) -> Siblings:
     """Return the planes that belong to an image.
 
     Parameters
     ----------
     name : str
         File name of the image.
-    names : iterable of str
-        The names in its folder.
+    planes : mapping of str to str
+        The planes in its folder, from `planes_by_stem`.
     """
-    by_stem = {_ENDING.sub("", other): other for other in sorted(names) if is_fits_name(other)}
+    if not planes:
+        return Siblings()
     stem = _ENDING.sub("", name)
     found: dict[str, str] = {}
     for role, words in _WORDS.items():
         for candidate in (f"{stem}{joint}{word}" for word in words for joint in "._-"):
-            if candidate in by_stem and role not in found:
-                found[role] = by_stem[candidate]
+            if candidate in planes:
+                found.setdefault(role, planes[candidate])
     for role, theirs, ours in _SURVEYS:
         candidate = stem.replace(ours, theirs)
-        if ours in stem and candidate in by_stem:
-            found.setdefault(role, by_stem[candidate])
+        if ours in stem and candidate in planes:
+            found.setdefault(role, planes[candidate])
     return Siblings(**found)

@@ -15,7 +15,7 @@ from core.errors import InputUnavailable, NoTemplate, UnusableInput
 from core.image import MaskBit
 from core.templates import TemplateRequest
 from core.templates.directory import DirectoryTemplates
-from core.templates.siblings import Siblings, is_side_plane, siblings_of
+from core.templates.siblings import Siblings, is_side_plane, planes_by_stem, siblings_of
 from core.templates.single import SingleTemplate
 
 SHAPE = (60, 80)
@@ -233,7 +233,7 @@ def test_every_image_of_a_mosaic_file(tmp_path):
     ],
 )
 def test_names_of_planes(name, others, expected):
-    assert siblings_of(name, others) == expected
+    assert siblings_of(name, planes_by_stem([name, *others])) == expected
     assert all(is_side_plane(other) for other in others)
     assert not is_side_plane(name)
 
