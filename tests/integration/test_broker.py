@@ -95,16 +95,13 @@ def test_broker_comes_back_with_its_data(own_broker: LocalBroker) -> None:
     producer.commit_transaction(30)
     own_broker.stop()
     own_broker.start()
-
     assert values(topics.read_topic(bootstrap, topic, expected=1)) == [b"first"]
+
     producer.begin_transaction()  # the same producer goes on: its id and epoch were kept
     producer.produce(topic, b"second", partition=1)
     producer.commit_transaction(30)
-    # Seen, so its commit marker is written: see LocalBroker.kill.
-    assert len(topics.read_topic(bootstrap, topic, expected=2)) == 2
     pid = own_broker.pid
-    own_broker.kill()
-    assert own_broker.pid is None
+    own_broker.kill()  # the commit is acknowledged, its markers are not yet written
     own_broker.start()
 
     assert own_broker.bootstrap == bootstrap

@@ -6,6 +6,7 @@
 import argparse
 import base64
 import contextlib
+import logging
 import random
 import shlex
 import signal
@@ -26,8 +27,12 @@ from confluent_kafka.admin import AdminClient
 from tests.kafka.errors import BrokerFailed, BrokerUnavailable
 from tests.kafka.jars import DEPLOY, fetch_jars, find_java, kafka_version
 
+logger = logging.getLogger(__name__)
+
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 30.0
+FENCE_TIMEOUT = 30.0
+FENCED = b"because its session has timed out"  # of a broker, in the controller's log
 # Below Linux's ephemeral range: a client that reconnects to a port of that range while the broker
 # is down can be given the same port as its source, and then talks to itself.
 PORTS = range(20000, 32000)
@@ -127,23 +132,14 @@ class LocalBroker:
         """
         if self.pid is not None:
             return
-        java, jars = find_java(), fetch_jars()
+        java = self._java()
         self.folder.mkdir(parents=True, exist_ok=True)
         configuration = self._write_configuration()
-        classpath = [str(java), f"-Dlog4j2.configurationFile={DEPLOY / 'log4j2.yaml'}"]
-        classpath += ["-cp", f"{jars}/*"]
-        if not (self.folder / "data" / "meta.properties").exists():
-            self._format(classpath, configuration)
-        command = [*classpath[:1], f"-Xmx{self.heap}", "-XX:+UseSerialGC", *classpath[1:]]
-        with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "kafka.Kafka", str(configuration)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                start_new_session=True,  # Ctrl-C reaches us first, and we stop it in order
-            )
+        if not (self._data / "meta.properties").exists():
+            self._format(java, configuration)
+        elif not (self._data / ".kafka_cleanshutdown").exists():
+            self._bury_the_crashed(java, configuration)
+        self._process = self._run(java, configuration)
         try:
             self._wait_until_it_answers(time.monotonic() + timeout)
         except BaseException:
@@ -163,17 +159,7 @@ class LocalBroker:
         self._process = None
 
     def kill(self) -> None:
-        """End it at once, as a crash would.
-
-        What Kafka 4.3.1 does afterwards is not what one would hope: a transaction whose commit
-        was acknowledged in the last milliseconds, its commit markers not yet written, hangs for
-        good, and with it every ``read_committed`` reader of its partitions. A single node that
-        starts again first believes its registration from before the crash, tries to send the
-        markers to itself while it does not listen yet, and drops them ("partitions are likely
-        deleted already") once its controller fences that registration, 9 s later. So see the
-        transaction through (`read_topic`) before the kill, or use `stop`, after which the markers
-        are sent. A start after a kill takes about 12 s for the same reason.
-        """
+        """End it at once, as a crash would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -203,12 +189,72 @@ class LocalBroker:
     ) -> None:
         self.stop()
 
+    @property
+    def _data(self) -> Path:
+        return self.folder.resolve() / "data"
+
+    def _java(self) -> list[str]:
+        """The command that runs one of Kafka's classes."""
+        java = [str(find_java()), f"-Xmx{self.heap}", "-XX:+UseSerialGC"]
+        java += [f"-Dlog4j2.configurationFile={DEPLOY / 'log4j2.yaml'}"]
+        return [*java, "-cp", f"{fetch_jars()}/*"]
+
+    def _run(self, java: list[str], configuration: Path) -> subprocess.Popen[bytes]:
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(
+                [*java, "kafka.Kafka", str(configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,  # Ctrl-C reaches us first, and we stop it in order
+            )
+
+    def _bury_the_crashed(self, java: list[str], configuration: Path) -> None:
+        """Let the controller alone find that the broker is dead, before it is started again.
+
+        A node that starts after a crash still believes that it leads its partitions. Kafka 4.3.1
+        then sends the commit markers that the crash kept it from writing to itself, before it
+        listens, and drops them ("partitions are likely deleted already") once its controller
+        fences the crashed broker: a transaction whose commit was acknowledged hangs, and with it
+        every ``read_committed`` reader of its partitions. Where there are replicas another broker
+        would lead by then; a single node has to be declared dead first.
+        """
+        own = ("listeners=", "advertised.listeners=", "inter.broker.listener.name=")
+        lines = configuration.read_text().splitlines()
+        listener = f"listeners=CONTROLLER://127.0.0.1:{self.controller_port}"
+        lines = [line for line in lines if not line.startswith(own)]
+        lines += ["process.roles=controller", listener, f"advertised.{listener}"]
+        lines += ["broker.session.timeout.ms=1000", "broker.heartbeat.interval.ms=500"]
+        alone = self.folder / "controller.properties"
+        alone.write_text("\n".join(lines) + "\n")
+        said_before = self.log.stat().st_size
+        process = self._run([*java, "-Dskydelta.controller.level=info"], alone)
+        try:
+            deadline = time.monotonic() + FENCE_TIMEOUT
+            while process.poll() is None and time.monotonic() < deadline:
+                with open(self.log, "rb") as log:
+                    log.seek(said_before)
+                    if FENCED in log.read():
+                        return
+                time.sleep(0.1)
+            if process.poll() is not None:
+                raise BrokerFailed(
+                    f"Kafka's controller exited with {process.poll()}; its log {self.log} ends\n"
+                    f"{self.log_tail()}"
+                )
+            # It had not come so far as to lead anything: then there is nothing to bury.
+            logger.warning("the controller of %s knows no live broker", self.folder)
+        finally:
+            process.terminate()
+            process.wait(STOP_TIMEOUT)
+
     def _write_configuration(self) -> Path:
         text = (DEPLOY / "server.properties").read_text()
         for name, value in {
             "{port}": str(self.port),
             "{controller_port}": str(self.controller_port),
-            "{data}": str(self.folder.resolve() / "data"),
+            "{data}": str(self._data),
         }.items():
             text = text.replace(name, value)
         # Java's properties: the last line that names a key wins.
