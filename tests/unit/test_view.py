@@ -205,6 +205,13 @@ def test_spoilt_cutout(data: bytes, packet: Path, capsys: pytest.CaptureFixture[
     assert "science cutout" in one_line_on_stderr(capsys)
 
 
+def test_a_cutout_that_ends_early(packet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stamp = read_alert(packet).record["cutoutScience"]
+    path = changed(packet, cutoutScience={**stamp, "stampData": stamp["stampData"][:-20]})
+    assert run(path) == 2
+    assert "science cutout is truncated" in one_line_on_stderr(capsys)
+
+
 def test_a_cutout_that_inflates_without_end_is_refused(
     packet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
