@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from service.demo.display import exposure_cells
 from service.demo.options import DemoPaths
 from service.demo.pictures import COLOURS, png, title, triplet
+from service.demo.plots import light_curves, photometry
 from service.demo.scoring import Outcome, Verdict
 
 
@@ -43,7 +44,8 @@ def write_report(outcome: Outcome, paths: DemoPaths, elapsed: float) -> None:
         exposures=[_exposure(tally, outcome) for tally in outcome.tallies],
         stages=_stages(outcome),
         bins=[bin_ for bin_ in outcome.completeness_by_snr() if bin_["injected"]],
-        photometry=_photometry(outcome),
+        photometry=photometry(outcome),
+        light_curves=light_curves(outcome),
         candidates=[_candidate(verdict) for verdict in _in_order(outcome)],
         missed=[
             (tally.exposure_id, row)
@@ -151,32 +153,4 @@ def _candidate(verdict: Verdict) -> dict[str, Any]:
         "true_snr": None if truth is None else float(truth["snr"]),
         "true_mag": None if truth is None else float(truth["mag"]),
         "separation": verdict.separation,
-    }
-
-
-def _photometry(outcome: Outcome) -> dict[str, Any]:
-    """Return the points of the injected-against-measured plot, in the plot's own coordinates."""
-    points = [
-        (float(v.truth["mag"]), v.alert.mag - float(v.truth["mag"]), v.label)
-        for v in outcome.verdicts
-        if v.truth is not None and v.alert.mag is not None
-    ]
-    if not points:
-        return {"points": [], "ticks": []}
-    low = np.floor(min(mag for mag, _, _ in points) - 0.2)
-    high = max(np.ceil(max(mag for mag, _, _ in points)), low + 1)
-    width, height, reach = 560.0, 234.0, 0.6
-
-    def x(mag: float) -> float:
-        return 52.0 + (width - 64.0) * (mag - low) / (high - low)
-
-    def y(offset: float) -> float:
-        return 100.0 - 88.0 * float(np.clip(offset, -reach, reach)) / reach
-
-    return {
-        "width": width,
-        "height": height,
-        "points": [(x(mag), y(offset), label) for mag, offset, label in points],
-        "ticks": [(x(mag), f"{mag:.0f}") for mag in np.arange(low, high + 0.5)],
-        "levels": [(y(level), f"{level:+.1f}" if level else "0") for level in (-0.5, 0.0, 0.5)],
     }

@@ -19,6 +19,7 @@ from core.simulate import SimulatedExposure
 from service.demo.display import PlainDisplay, exposure_cells, exposure_table
 from service.demo.options import DemoFailed, DemoOptions, DemoPaths
 from service.demo.pictures import choose, contact_sheet, png, triplet, zscale
+from service.demo.plots import light_curves
 from service.demo.report import summary, write_report
 from service.demo.scoring import Outcome, Tally, score
 from service.demo.stream import Alert, Status
@@ -265,6 +266,25 @@ def test_report_escapes_what_comes_from_packets(tmp_path: Path) -> None:
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 2
     assert "only 1 of 2 transients" in html
+
+
+def test_light_curves_show_measured_against_injected() -> None:
+    nights = []
+    for night, flux in enumerate((100.0, 900.0, 400.0)):
+        made = tally(truth({"flux": flux}), f"sim_{night}")
+        seen = alert(night, made.exposure.truth[0], flux=flux + 10.0, flux_err=10.0)
+        made.take(seen)
+        nights.append(made)
+    (curve,) = light_curves(Outcome.of(nights, OPTIONS))
+    assert curve["alerts"] == 3
+    xs = [x for x, *_ in curve["points"]]
+    assert xs == sorted(xs)
+    heights = [y for _, y, *_ in curve["points"]]  # downwards
+    assert heights[1] < heights[2] < heights[0] < curve["zero"]
+    low_ends = [low for _, _, low, _ in curve["points"]]
+    line = [float(pair.split(",")[1]) for pair in curve["line"].split()]
+    np.testing.assert_allclose(low_ends, line, atol=0.06)  # each is one error bar too bright
+    assert light_curves(Outcome.of(nights[:2], OPTIONS)) == []
 
 
 def test_report_of_nothing_at_all(tmp_path: Path) -> None:
