@@ -82,27 +82,33 @@ def significance(difference: Difference, *, threads: int = 1) -> SignificanceMap
     squared; masked pixels have no weight. It is divided by the factor by which the correlated
     noise widens it (`core.subtraction.correlation`), and by what the scatter of blank sky still
     shows after that.
+
+    Raises
+    ------
+    core.errors.QualityRejected
+        If every pixel is masked.
     """
     half = int(np.clip(np.ceil(1.3 * difference.psf.fwhm), 3, 15))
     psf = difference.psf.cropped(half)
     flipped = psf.coefficients[:, ::-1, ::-1]
-    weight = np.where(difference.mask == 0, 1.0 / difference.noise**2, 0).astype(np.float32)
-    scale = np.float32(1.0 / max(float(np.median(weight)), 1e-30)) if weight.any() else 1.0
-    weight *= np.float32(scale)
-    signal = convolve_varying(weight * difference.data, flipped, psf.order, threads=threads)
+    good = difference.mask == 0
+    if not good.any():
+        raise QualityRejected("every pixel of the difference is masked: nothing can be detected")
+    # in units of the typical noise, so that single precision holds for images of any scale
+    unit = np.float32(np.median(difference.noise[good]))
+    weight = np.where(good, (unit / difference.noise) ** 2, 0).astype(np.float32)
+    signal = convolve_varying(weight * difference.data / unit, flipped, psf.order, threads=threads)
     power = convolve_squared(weight, flipped, psf.order, threads=threads)
     centre = psf.at(0.5 * (psf.shape[1] - 1), 0.5 * (psf.shape[0] - 1))
     correlated = difference.correlation.factor(centre)
-    floor = 0.05 * float(np.median(power)) + 1e-30
+    floor = np.float32(0.05 * np.median(power[good]) + 1e-30)
     thin = power < floor
-    np.maximum(power, floor, out=power)
-    root = np.sqrt(power)
-    snr = signal / root
-    snr *= np.float32(np.sqrt(1.0 / scale) / correlated)
+    root = np.sqrt(np.maximum(power, floor))
+    snr = (signal / (root * np.float32(correlated))).astype(np.float32)
     snr[thin] = 0
     widening = _blank_scatter(snr, difference.mask)
     snr /= np.float32(widening)
-    flux_err = np.float32(np.sqrt(scale) * correlated * widening) / root
+    flux_err = (unit * np.float32(correlated * widening) / root).astype(np.float32)
     return SignificanceMap(snr, flux_err, widening)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +40,19 @@ class Sky:
 def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
     """Measure background and noise on a mesh, sources clipped.
 
-    In a crowded field the clipped scatter still holds faint stars; the noise is then taken from
-    the differences of neighbouring pixels, which they hardly touch.
+    The clipped scatter still holds faint stars, half of it in a crowded field. Where the noise is
+    white (second differences of neighbouring pixels scatter like those of pixels further apart)
+    its level is therefore taken from the differences, which stars hardly touch, and only its shape
+    over the frame from the mesh. Where pixels are correlated, as after resampling, differences
+    would say too little and the mesh is believed.
 
     Parameters
     ----------
     image : Image
         Masked pixels are left out.
     mesh : int, optional
-        Mesh size in pixels; a sixteenth of the frame, between 32 and 256, when not given.
+        Mesh size in pixels; an eighth of the frame, between 64 and 256, when not given:
+        a smaller mesh follows the stars and takes some of their light.
 
     Raises
     ------
@@ -56,16 +61,18 @@ def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
     """
     ny, nx = image.shape
     if mesh is None:
-        mesh = int(np.clip(min(ny, nx) // 12, 32, 256))
+        mesh = int(np.clip(min(ny, nx) // 8, 64, 256))
     fitted = sep.Background(
         image.data, mask=image.bad, bw=mesh, bh=mesh, fw=3, fh=3, maskthresh=0.0
     )
     level = fitted.back(dtype=np.float32)
     rms = fitted.rms(dtype=np.float32)
-    noise = difference_noise(image.data, image.bad)
     typical = float(np.median(rms))
-    if np.isfinite(noise) and 0 < noise < 0.8 * typical:
-        rms = np.full_like(rms, noise)
+    noise = difference_noise(image.data, image.bad)
+    wider = difference_noise(image.data, image.bad, lag=2)
+    white = np.isfinite(noise) and 0.93 * wider < noise
+    if white and 0 < noise < typical:
+        rms *= np.float32(noise / typical)
         typical = noise
     if not np.isfinite(typical) or typical <= 0:
         raise QualityRejected(
@@ -76,22 +83,28 @@ def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
     return Sky(level, rms, float(np.median(level)), typical)
 
 
-def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_]) -> float:
+def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_], lag: int = 1) -> float:
     """Estimate white noise from second differences along rows; blind to all that is smooth.
 
-    ``(d[x-1] - 2 d[x] + d[x+1]) / sqrt(6)`` has the pixels' own standard deviation; its median
-    absolute deviation is taken where the pixels three and four further on are of the lower half
+    ``(d[x-lag] - 2 d[x] + d[x+lag]) / sqrt(6)`` has the pixels' own standard deviation; its median
+    absolute deviation is taken where the pixels two and three beyond these are of the lower half
     of the frame's brightness: stars are avoided without choosing by the pixels that are measured.
     """
     step = max(1, int(np.sqrt(data.size / 4e6)))
     rows = data[::step].astype(np.float64)
     flagged = bad[::step]
-    if rows.shape[1] < 16:
+    reach = lag + 3
+    if rows.shape[1] < 4 * reach:
         return float("nan")
-    second = (rows[:, 3:-5] - 2 * rows[:, 4:-4] + rows[:, 5:-3]) / np.sqrt(6.0)
-    good = ~(flagged[:, 3:-5] | flagged[:, 4:-4] | flagged[:, 5:-3])
-    around = rows[:, :-8] + rows[:, 1:-7] + rows[:, 7:-1] + rows[:, 8:]
-    good &= ~(flagged[:, :-8] | flagged[:, 1:-7] | flagged[:, 7:-1] | flagged[:, 8:])
+    width = rows.shape[1] - 2 * reach
+
+    def at(plane: npt.NDArray[Any], offset: int) -> npt.NDArray[Any]:
+        return plane[:, reach + offset : reach + offset + width]
+
+    second = (at(rows, -lag) - 2 * at(rows, 0) + at(rows, lag)) / np.sqrt(6.0)
+    beyond = (-reach, 1 - reach, reach - 1, reach)
+    around = np.sum([at(rows, offset) for offset in beyond], axis=0)
+    good = ~np.logical_or.reduce([at(flagged, offset) for offset in (-lag, 0, lag, *beyond)])
     if good.sum() < 100:
         return float("nan")
     good &= around <= np.median(around[good])

@@ -159,7 +159,10 @@ def _star_stamps(
 ) -> tuple[Float64, Float64, Float64, Float64]:
     """Return centred unit-flux stamps and their noise, both (n, pixels), and the positions."""
     ny, nx = data.shape
-    stamps, noise, xs, ys = [], [], [], []
+    stamps: list[Float64] = []
+    noise: list[Float64] = []
+    xs: list[float] = []
+    ys: list[float] = []
     rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
     core = np.hypot(rows, cols) <= max(1.5 * fwhm, 3.0)
     for x, y in zip(stars.x, stars.y, strict=True):

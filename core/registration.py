@@ -133,4 +133,4 @@ def _scatter(places: Column, moved: Column, noise: Column, shape: tuple[int, int
         expected = float(np.mean(sigma[good] ** 2))
         error = variance * np.sqrt(2 / dof)
         excess.append(variance - expected if variance - expected > 2 * error else 0.0)
-    return float(np.sqrt(max(np.mean(excess), 0.0)))
+    return float(np.sqrt(max(float(np.mean(excess)), 0.0)))

@@ -19,7 +19,7 @@ BLOCK = 64
 def compiled_threads(threads: int) -> Iterator[None]:
     """Let compiled loops use ``threads`` threads (at most those that were started)."""
     before = numba.get_num_threads()
-    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
+    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -31,10 +31,10 @@ def convolve_varying(
 ) -> FloatImage:
     """Convolve with ``K(x, y) = sum_i phi_i(x, y) K_i``.
 
-    The kernel is evaluated on every row and at the centre of every run of 64 pixels, with its
-    slope along the run, so the result is exact in y and along x for order 0 and 1; for order 2
-    the error is the kernel's curvature times ``(32 / (nx / 2))²``, at most 3e-5 of the local flux
-    for a kernel that changes by 20 % over 4096 pixels.
+    The kernel is evaluated on every row and at the centre of every run of ``nx / 48`` pixels (8 to
+    64), with its slope along the run, so the result is exact in y and along x for order 0 and 1;
+    for order 2 the error is the quadratic term times ``(run / nx)²``, at most 1e-4 of the local
+    flux for a kernel that changes by 20 % from the centre to the edge.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def convolve_varying(
     padded, flipped, powers = _prepare(image, coefficients, order)
     out = np.empty_like(image)
     with compiled_threads(threads):
-        _convolve(padded, flipped, powers, out)
+        _convolve(padded, flipped, powers, _run_length(image.shape[1]), out)
     return out
 
 
@@ -64,13 +64,19 @@ def convolve_squared(
     """Convolve with the *square* of the local kernel: how a variance goes through it.
 
     Parameters and result as in `convolve_varying`; the kernel is evaluated at the centre of
-    blocks of 64 by 8 pixels, which is well inside what a variance is known to.
+    blocks of a 48th of the frame's width (8 to 64 pixels) and an eighth of that in height, which
+    is well inside what a variance is known to.
     """
     padded, flipped, powers = _prepare(image, coefficients, order)
     out = np.empty_like(image)
     with compiled_threads(threads):
-        _convolve_squared(padded, flipped, powers, out)
+        _convolve_squared(padded, flipped, powers, _run_length(image.shape[1]), out)
     return out
+
+
+def _run_length(nx: int) -> int:
+    """Pixels that share a kernel: the same fraction of every frame, and a multiple of 8."""
+    return int(np.clip(nx // 48 // 8 * 8, 8, BLOCK))
 
 
 def _prepare(
@@ -85,18 +91,18 @@ def _prepare(
     return padded, flipped, np.array(exponents(order), dtype=np.int64)
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
-def _convolve(padded, coefficients, powers, out):  # type: ignore[no-untyped-def] # pragma: no cover
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _convolve(padded, coefficients, powers, run, out):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = out.shape
     n_terms, ky, kx = coefficients.shape
     for y in numba.prange(ny):
         v = (y - 0.5 * (ny - 1)) / (0.5 * ny)
         value = np.empty((ky, kx), dtype=np.float32)
         slope = np.empty((ky, kx), dtype=np.float32)
-        acc0 = np.empty(BLOCK, dtype=np.float32)
-        acc1 = np.empty(BLOCK, dtype=np.float32)
-        for x0 in range(0, nx, BLOCK):
-            n = min(BLOCK, nx - x0)
+        acc0 = np.empty(run, dtype=np.float32)
+        acc1 = np.empty(run, dtype=np.float32)
+        for x0 in range(0, nx, run):
+            n = min(run, nx - x0)
             centre = x0 + 0.5 * (n - 1)
             u = (centre - 0.5 * (nx - 1)) / (0.5 * nx)
             value[:] = 0
@@ -118,7 +124,7 @@ def _convolve(padded, coefficients, powers, out):  # type: ignore[no-untyped-def
                     for dx in range(kx):
                         a = value[dy, dx]
                         b = slope[dy, dx]
-                        for p in range(BLOCK):
+                        for p in range(run):
                             t_value = row[x0 + dx + p]
                             acc0[p] += a * t_value
                             acc1[p] += b * t_value
@@ -129,25 +135,25 @@ def _convolve(padded, coefficients, powers, out):  # type: ignore[no-untyped-def
                     row = padded[y + dy]
                     for dx in range(kx):
                         a = value[dy, dx]
-                        for p in range(BLOCK):
+                        for p in range(run):
                             acc0[p] += a * row[x0 + dx + p]
                 for p in range(n):
                     out[y, x0 + p] = acc0[p]
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
-def _convolve_squared(padded, coefficients, powers, out):  # type: ignore[no-untyped-def] # pragma: no cover
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _convolve_squared(padded, coefficients, powers, run, out):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = out.shape
     n_terms, ky, kx = coefficients.shape
-    rows = 8
+    rows = max(1, run // 8)
     for strip in numba.prange((ny + rows - 1) // rows):
         y0 = strip * rows
         y1 = min(ny, y0 + rows)
         v = (0.5 * (y0 + y1 - 1) - 0.5 * (ny - 1)) / (0.5 * ny)
         kernel = np.empty((ky, kx), dtype=np.float32)
-        acc = np.empty(BLOCK, dtype=np.float32)
-        for x0 in range(0, nx, BLOCK):
-            n = min(BLOCK, nx - x0)
+        acc = np.empty(run, dtype=np.float32)
+        for x0 in range(0, nx, run):
+            n = min(run, nx - x0)
             u = (x0 + 0.5 * (n - 1) - 0.5 * (nx - 1)) / (0.5 * nx)
             kernel[:] = 0
             for t in range(n_terms):
@@ -160,7 +166,7 @@ def _convolve_squared(padded, coefficients, powers, out):  # type: ignore[no-unt
                     row = padded[y + dy]
                     for dx in range(kx):
                         a = kernel[dy, dx]
-                        for p in range(BLOCK):
+                        for p in range(run):
                             acc[p] += a * row[x0 + dx + p]
                 for p in range(n):
                     out[y, x0 + p] = acc[p]

@@ -130,7 +130,7 @@ def _model_error(
     return float(np.sqrt(0.5 * (low + high)))
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _add_gradient(matched, sigma2, squared):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = matched.shape
     quarter = np.float32(0.25)
@@ -142,7 +142,7 @@ def _add_gradient(matched, sigma2, squared):  # type: ignore[no-untyped-def] # p
             squared[y, x] += sigma2 * quarter * (gx * gx + gy * gy)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _finish(data, squared, matched, error2, floor, noise, scaled):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = data.shape
     for y in numba.prange(ny):
@@ -178,12 +178,13 @@ def fit_residual_background(
     basis = terms(order, x[use], y[use], (ny, nx))
     v, s = value[use], sigma[use]
     keep = np.ones(v.size, dtype=bool)
-    coefficients = np.zeros(basis.shape[1])
+    coefficients: npt.NDArray[np.float64] = np.zeros(basis.shape[1])
     for _ in range(6):
         weight = 1 / s[keep]
-        coefficients = np.linalg.lstsq(basis[keep] * weight[:, None], v[keep] * weight, rcond=None)[
-            0
-        ]
+        coefficients = np.asarray(
+            np.linalg.lstsq(basis[keep] * weight[:, None], v[keep] * weight, rcond=None)[0],
+            dtype=np.float64,
+        )
         pull = (v - basis @ coefficients) / s
         middle = np.median(pull[keep])
         spread = 1.4826 * np.median(np.abs(pull[keep] - middle))
@@ -215,7 +216,8 @@ def sky_statistics(
     """Return median and robust variance of the scaled difference where the sky is blank."""
     step = max(1, int(np.sqrt(scaled.size / 1e6)))
     sample = np.s_[::step, ::step]
-    blank = (mask[sample] == 0) & (matched[sample] ** 2 < variance[sample])
+    # wide enough that the noise in the matched image itself does not choose the pixels
+    blank = (mask[sample] == 0) & (matched[sample] ** 2 < 16 * variance[sample])
     if blank.sum() < 200:
         blank = mask[sample] == 0
     values = scaled[sample][blank]

@@ -21,7 +21,7 @@ def grow(mask: npt.NDArray[np.bool_], half_y: int, half_x: int) -> npt.NDArray[n
     return _grow_rows(_grow_columns(np.ascontiguousarray(mask), half_x), half_y)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _grow_columns(mask, half):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = mask.shape
     out = np.zeros_like(mask)
@@ -35,7 +35,7 @@ def _grow_columns(mask, half):  # type: ignore[no-untyped-def] # pragma: no cove
     return out
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _grow_rows(mask, half):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = mask.shape
     out = np.zeros_like(mask)

@@ -233,8 +233,9 @@ def smooth_modes(shape: tuple[int, int]) -> Float64:
     pulls the kernel towards zero. Taking all of it out again would leave the rough modes of the
     kernel, of which the stars know nothing, with no matrix at all, and would be wrong for an image
     that was resampled, whose noise has no rough modes. So only the smooth modes are freed: the
-    identity is replaced by a Gaussian of 0.8 pixels over the kernel's pixels, whose eigenvalues
-    are 1 for what is smooth and 0 for what is rough.
+    identity is replaced by a Gaussian of 0.5 pixels over the kernel's pixels, whose eigenvalues
+    fall from 1 for what is smooth to 0.3 for what is rough, inside the lower edge of the
+    eigenvalues that the noise of a few hundred stamps has by chance (Marchenko and Pastur 1967).
 
     Returns
     -------
@@ -242,7 +243,7 @@ def smooth_modes(shape: tuple[int, int]) -> Float64:
     """
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].reshape(2, -1)
     distance2 = (x[:, None] - x[None, :]) ** 2 + (y[:, None] - y[None, :]) ** 2
-    profile = np.exp(-0.5 * distance2 / 0.8**2)
+    profile = np.exp(-0.5 * distance2 / 0.5**2)
     return profile / profile.sum(axis=1).max()
 
 
@@ -331,7 +332,7 @@ def residuals(
     )  # fmt: skip
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, fastmath=True, cache=True)
 def _residuals(target, source, variance, xs, ys, half, kernels, level):  # type: ignore[no-untyped-def] # pragma: no cover
     n, ky, kx = kernels.shape
     hy, hx = ky // 2, kx // 2

@@ -79,7 +79,7 @@ class SFFTSettings:
     flux_penalty: float = 1e3
     ridge: float = 1e-6
     clip: float = 5.0
-    iterations: int = 3
+    iterations: int = 4
     stamp_half: int | None = None
     max_stamps: int = 400
     relative_error: float = 0.002
@@ -159,11 +159,11 @@ def choose_kernel_shape(source_fwhm: float, target_fwhm: float) -> tuple[int, in
     """Choose a kernel wide enough for the PSF difference.
 
     The matching kernel has ``sigma = sqrt(target² - source²) / 2.355``. Its half-size is taken as
-    3.2 sigma and 2 pixels for a residual shift and the wings, at least 5 and at most 15: 7x7, a
+    4 sigma and 2 pixels for a residual shift and the wings, at least 5 and at most 15: 7x7, a
     common default, cuts the kernel of a 3 to 6 pixel match at 1.3 sigma.
     """
     sigma = np.sqrt(max(target_fwhm**2 - source_fwhm**2, 0.0)) / 2.3548
-    half = int(np.clip(np.ceil(3.2 * sigma + 2.0), 5, 15))
+    half = int(np.clip(np.ceil(4.0 * sigma + 2.0), 5, 15))
     return 2 * half + 1, 2 * half + 1
 
 
@@ -289,7 +289,11 @@ class _Fit:
         settings = self.settings
         model = self.model_for(len(stamps))
         base = gather(self.weight, stamps)
-        weights = base / (1 + _relative_variance(gather(self.source_data, stamps), base, settings))
+        # At first every star has the same say: the brightest may be the one that changed. Then the
+        # photons decide.
+        allowance = [max(settings.relative_error, error) for error in (0.05, 0.01)]
+        brightness = np.abs(gather(self.target_data, stamps))
+        weights = (base / (1 + (allowance[0] * brightness) ** 2 * base)).astype(np.float32)
         equations = accumulate(self.planes, stamps, weights, model, threads=self.threads)
         kernel, background = self._solve(equations, model)
         kept = np.ones(len(stamps), dtype=bool)
@@ -299,7 +303,8 @@ class _Fit:
             residual, matched, noise = residuals(self.planes, stamps, kernel, background, model)
             target_noise = np.where(base > 0, 1 / np.maximum(base, 1e-30), 0)
             signal = np.abs(matched - (matched.min(axis=(1, 2), keepdims=True)))
-            sigma2 = target_noise + noise + (settings.relative_error * signal) ** 2
+            error = allowance[iteration] if iteration < len(allowance) else settings.relative_error
+            sigma2 = target_noise + noise + (error * signal) ** 2
             good = base > 0
             pull2 = np.where(good, residual**2 / np.maximum(sigma2, 1e-30), 0)
             clipped = good & (pull2 > settings.clip**2)
@@ -320,7 +325,7 @@ class _Fit:
             )
             change = np.abs(new - weights).sum() / max(float(weights.sum()), 1e-30)
             weights = new
-            if iteration > 1 and change < 1e-3:
+            if iteration > len(allowance) and change < 1e-3:
                 break
             equations = accumulate(
                 self.planes, stamps.select(kept), weights[kept], model, threads=self.threads
@@ -337,13 +342,6 @@ class _Fit:
             return solve(equations, model)  # type: ignore[arg-type]
         except np.linalg.LinAlgError as error:
             raise SubtractionFailed(f"the kernel fit has no solution: {error}") from error
-
-
-def _relative_variance(
-    source: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], settings: SFFTSettings
-) -> npt.NDArray[np.float32]:
-    """Model error over photon noise before any kernel is known; the flux scale is taken as 1."""
-    return (settings.relative_error * source) ** 2 * weight
 
 
 def _telling(stars: SourceList, half: int) -> SourceList:

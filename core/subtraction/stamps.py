@@ -92,7 +92,8 @@ def informative_stamps(
     margin = half + reach
     x = np.clip(np.rint(cx), margin, nx - margin - 1)
     y = np.clip(np.rint(cy), margin, ny - margin - 1)
-    usable = (good > 0.5) & (info > 9.0 * side)
+    # white noise alone gives side² with a scatter of sqrt(2) side
+    usable = (good > 0.5) & (info > 2.0 * side**2)
     order = np.flatnonzero(usable)[np.argsort(-info[usable], kind="stable")]
     if order.size == 0 or nx <= 2 * margin or ny <= 2 * margin:
         empty = np.zeros(0, dtype=np.int64)
@@ -116,7 +117,7 @@ def _rank_within(group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return rank
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, fastmath=True, cache=True)
 def _block_information(template, weight, side):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = template.shape
     by, bx = ny // side, nx // side

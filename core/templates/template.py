@@ -62,7 +62,10 @@ class Template:
 class TemplateProvider(Protocol):
     """Anything that can find a template."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the provider is called in status records and packets."""
+        ...
 
     def find(self, request: TemplateRequest) -> Template:
         """Return the best template for the request.

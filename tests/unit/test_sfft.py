@@ -1,0 +1,302 @@
+"""The SFFT engine against a brute-force float64 solution, and against simulated truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from core.errors import SubtractionFailed
+from core.image import ExposureFacts, Image, MaskBit
+from core.noise import measure_sky, with_noise
+from core.polynomials import degrees, terms
+from core.psf import measure_psf
+from core.simulate import PairSettings, simulate_pair
+from core.stars import find_sources, select_stars
+from core.subtraction.convolve import convolve_squared
+from core.subtraction.normal_equations import (
+    FitPlanes,
+    KernelModel,
+    accumulate,
+    residuals,
+    smooth_modes,
+    solve,
+)
+from core.subtraction.pair import Pair
+from core.subtraction.sfft import (
+    SFFTSettings,
+    choose_kernel_shape,
+    evaluate_flux_scale,
+    evaluate_kernel_at,
+    subtract,
+)
+from core.subtraction.stamps import informative_stamps, stamps_at
+
+
+def brute_force_system(planes, stamps, weights, model):
+    """One row a pixel of the design matrix, in float64, no sum shared between stamps."""
+    shape = planes.target.shape
+    rows, values, w = [], [], []
+    noise = np.zeros((model.n_kernel, model.n_kernel))
+    ky, kx = model.shape
+    smooth = smooth_modes(model.shape)
+    for s in range(len(stamps)):
+        phi = terms(model.kernel_order, stamps.x[s], stamps.y[s], shape)
+        psi = terms(model.background_order, stamps.x[s], stamps.y[s], shape)
+        level = np.zeros(model.n_pixels)
+        for j, y in enumerate(range(stamps.y[s] - stamps.half, stamps.y[s] + stamps.half + 1)):
+            for i, x in enumerate(range(stamps.x[s] - stamps.half, stamps.x[s] + stamps.half + 1)):
+                box = np.s_[y - ky // 2 : y + ky // 2 + 1, x - kx // 2 : x + kx // 2 + 1]
+                window = planes.source[box].astype(float)[::-1, ::-1].ravel()
+                rows.append(np.concatenate([np.outer(phi, window).ravel(), psi]))
+                values.append(float(planes.target[y, x]))
+                w.append(float(weights[s, j, i]))
+                level += w[-1] * planes.source_variance[box].astype(float)[::-1, ::-1].ravel()
+        noise += np.kron(np.outer(phi, phi), smooth * np.sqrt(np.outer(level, level)))
+    design, weight = np.array(rows), np.array(w)
+    matrix = design.T @ (design * weight[:, None])
+    matrix[: model.n_kernel, : model.n_kernel] -= noise
+    return matrix, design.T @ (weight * np.array(values)), design
+
+
+@pytest.fixture(scope="module")
+def small_problem():
+    rng = np.random.default_rng(11)
+    shape = (90, 110)
+    source = rng.normal(0, 1, shape)
+    for _ in range(30):
+        y, x = rng.uniform(5, 85), rng.uniform(5, 105)
+        yy, xx = np.mgrid[: shape[0], : shape[1]]
+        source += rng.uniform(50, 500) * np.exp(-0.5 * ((yy - y) ** 2 + (xx - x) ** 2) / 1.3**2)
+    target = 1.7 * source + rng.normal(0, 1, shape) + 3
+    planes = FitPlanes(
+        target.astype(np.float32), source.astype(np.float32), np.full(shape, 0.3, dtype=np.float32)
+    )
+    stamps = stamps_at([20, 60, 80, 35, 90], [20, 30, 70, 65, 20], 6, 2, shape)
+    weights = rng.uniform(0.5, 1.5, (len(stamps), 13, 13)).astype(np.float32)
+    weights[0, 3, 4] = 0
+    model = KernelModel((5, 5), 1, 1, 0, 10.0, 1e-9)
+    return planes, stamps, weights, model
+
+
+def test_normal_equations_agree_with_brute_force(small_problem):
+    planes, stamps, weights, model = small_problem
+    assert len(stamps) == 5
+    equations = accumulate(planes, stamps, weights, model, threads=2)
+    matrix, vector, _ = brute_force_system(planes, stamps, weights, model)
+    scale = np.abs(matrix).max()
+    np.testing.assert_allclose(equations.matrix / scale, matrix / scale, atol=1e-12)
+    np.testing.assert_allclose(equations.vector, vector, rtol=1e-9)
+
+
+def test_solution_agrees_with_brute_force_to_a_millionth(small_problem):
+    planes, stamps, weights, model = small_problem
+    kernel, background = solve(accumulate(planes, stamps, weights, model), model)
+    matrix, vector, design = brute_force_system(planes, stamps, weights, model)
+    n, pixels = model.n_kernel, model.n_pixels
+    means = np.diag(matrix)[:n].reshape(-1, pixels).mean(axis=1)
+    matrix[np.arange(n), np.arange(n)] += model.ridge * np.repeat(means, pixels)
+    for term, degree in enumerate(degrees(model.kernel_order)):
+        if degree > model.flux_order:
+            block = np.s_[term * pixels : (term + 1) * pixels]
+            matrix[block, block] += model.flux_penalty * means[term]
+    expected = np.linalg.solve(matrix, vector)
+    got = np.concatenate([kernel.ravel(), background])
+    np.testing.assert_allclose(got, expected, atol=1e-6 * np.abs(expected).max())
+    residual, matched, _ = residuals(planes, stamps, kernel, background, model)
+    predicted = (design @ expected).reshape(residual.shape)
+    np.testing.assert_allclose(matched, predicted, atol=1e-5 * np.abs(predicted).max())
+
+
+def test_flux_penalty_holds_the_kernel_sum_at_its_order(small_problem):
+    planes, stamps, weights, model = small_problem
+    equations = accumulate(planes, stamps, weights, model)
+    free, _ = solve(equations, replace(model, flux_penalty=0.0))
+    held, _ = solve(equations, replace(model, flux_penalty=1e6))
+    assert np.abs(held.sum(axis=(1, 2))[1:]).max() < 1e-3 * np.abs(free.sum(axis=(1, 2))[1:]).max()
+
+
+def make_pair(settings):
+    """Simulate, and prepare as the pipeline does."""
+    truth = simulate_pair(settings)
+    images = []
+    for data, mask, gain in (
+        (truth.science, truth.science_mask, settings.gain),
+        (truth.template, truth.template_mask, settings.gain * settings.template_depth),
+    ):
+        image = Image(data, mask, facts=ExposureFacts(gain=gain), name="simulated")
+        sky = measure_sky(image)
+        image = with_noise(image, sky)
+        image = replace(image, data=image.data - sky.level)
+        stars = select_stars(find_sources(image.data, sky.rms, image.mask))
+        psf = measure_psf(image.data, sky.rms, image.bad, stars.sources, stars.fwhm)
+        images.append((replace(image, psf=psf), stars))
+    (science, stars), (template, _) = images
+    return truth, Pair(science, template, science.psf.fwhm, template.psf.fwhm, stars)
+
+
+@pytest.fixture(scope="module")
+def matched():
+    settings = PairSettings(shape=(512, 512), seed=4, n_transients=10, star_density=2500)
+    truth, pair = make_pair(settings)
+    return truth, pair, subtract(pair, threads=2)
+
+
+def star_pixels(truth, pair, radius=4):
+    """Star footprints without masked pixels and without transients."""
+    stars = np.zeros(pair.shape, dtype=bool)
+    for x, y in zip(pair.stars.sources.x, pair.stars.sources.y, strict=True):
+        yi, xi = round(y), round(x)
+        stars[max(0, yi - radius) : yi + radius + 1, max(0, xi - radius) : xi + radius + 1] = True
+    for row in truth.transients:
+        yi, xi = round(row["y"]), round(row["x"])
+        stars[max(0, yi - 12) : yi + 13, max(0, xi - 12) : xi + 13] = False
+    return stars
+
+
+def true_noise(truth, difference):
+    kernel = difference.kernel
+    through = convolve_squared(truth.template_variance, kernel.kernel, kernel.kernel_order)
+    return np.sqrt(truth.science_variance + through)
+
+
+def test_stars_vanish_to_the_true_noise(matched):
+    truth, pair, difference = matched
+    use = star_pixels(truth, pair) & (difference.mask == 0)
+    chi2 = np.mean((difference.data[use] / true_noise(truth, difference)[use]) ** 2)
+    assert 0.85 < chi2 < 1.05
+
+
+def test_kernel_sum_is_the_flux_ratio(matched):
+    truth, _, difference = matched
+    assert difference.quality.kernel_sum == pytest.approx(truth.flux_scale, rel=0.01)
+    result = difference.kernel
+    centre = evaluate_kernel_at(result, 255.5, 255.5)
+    assert centre.sum() == pytest.approx(evaluate_flux_scale(result, 255.5, 255.5), rel=1e-9)
+    assert centre.shape == difference.quality.kernel_shape
+
+
+def test_scaled_difference_has_unit_variance_on_the_sky(matched):
+    truth, pair, difference = matched
+    sky = (difference.mask == 0) & ~star_pixels(truth, pair, 8)
+    for row in truth.transients:
+        yi, xi = round(row["y"]), round(row["x"])
+        sky[max(0, yi - 12) : yi + 13, max(0, xi - 12) : xi + 13] = False
+    values = difference.scaled[sky]
+    low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
+    assert middle == pytest.approx(0, abs=0.02)
+    assert ((high - low) / 2) ** 2 == pytest.approx(1.0, abs=0.03)
+
+
+def test_difference_is_science_minus_convolved(matched):
+    _, pair, difference = matched
+    good = difference.mask == 0
+    np.testing.assert_allclose(
+        (pair.science.data - difference.convolved)[good], difference.data[good], atol=1e-2
+    )
+    assert (difference.noise > 0).all()
+    assert np.isfinite(difference.scaled).all()
+
+
+@pytest.mark.parametrize("seeing", [(2.6, 3.6), (3.0, 3.0)])
+def test_blurrier_template_convolves_the_science_image(seeing):
+    settings = PairSettings(
+        shape=(512, 512), seed=6, n_transients=10, star_density=2500, snr_range=(30, 50),
+        science_fwhm=seeing[0], template_fwhm=seeing[1], host_fraction=0.0,
+    )  # fmt: skip
+    truth, pair = make_pair(settings)
+    difference = subtract(pair, threads=2)
+    quality = difference.quality
+    assert quality.convolved == ("science" if seeing[1] > 1.1 * seeing[0] else quality.convolved)
+    assert quality.kernel_sum == pytest.approx(truth.flux_scale, rel=0.01)
+    assert quality.sky_chi2 == pytest.approx(1.0, abs=0.04)
+    # the flux of what is only in the science image keeps its scale
+    for row in truth.transients:
+        y, x = round(row["y"]), round(row["x"])
+        box = np.s_[max(0, y - 9) : y + 10, max(0, x - 9) : x + 10]
+        if (difference.mask[box] != 0).any() or difference.mask[box].size < 361:
+            continue
+        noise = float(np.sqrt((difference.noise[box] ** 2).sum()))
+        noise *= difference.correlation.factor(np.ones((19, 19)))
+        assert abs(float(difference.data[box].sum()) - row["flux"]) < 5 * noise
+
+
+def test_template_defects_grow_by_the_kernel():
+    settings = PairSettings(shape=(256, 256), seed=9, n_transients=0, star_density=3000)
+    _, pair = make_pair(settings)
+    mask = pair.template.mask.copy()
+    mask[100, 120] = MaskBit.BAD
+    data = pair.template.data.copy()
+    data[100, 120] = 1e6
+    pair = replace(pair, template=replace(pair.template, mask=mask, data=data))
+    difference = subtract(pair)
+    half = difference.quality.kernel_shape[0] // 2
+    bad = (difference.mask & MaskBit.TEMPLATE_BAD) != 0
+    assert bad[100 - half : 101 + half, 120 - half : 121 + half].all()
+    ring = np.abs(
+        difference.scaled[100 - half - 3 : 101 + half + 3, 120 - half - 3 : 121 + half + 3]
+    )
+    assert ring.max() < 8
+
+
+def test_changed_star_is_clipped_and_does_not_bend_the_kernel():
+    settings = PairSettings(shape=(384, 384), seed=3, n_transients=0, star_density=2500)
+    truth, pair = make_pair(settings)
+    brightest = int(np.argmax(pair.stars.sources.flux))
+    x, y = pair.stars.sources.x[brightest], pair.stars.sources.y[brightest]
+    data = pair.science.data.copy()
+    box = np.s_[round(y) - 8 : round(y) + 9, round(x) - 8 : round(x) + 9]
+    data[box] *= 1.5
+    changed = replace(pair, science=replace(pair.science, data=data))
+    difference = subtract(changed)
+    assert difference.quality.kernel_sum == pytest.approx(truth.flux_scale, rel=0.01)
+    assert np.abs(difference.data[box]).max() > 0.3 * np.abs(pair.science.data[box]).max() / 1.5
+
+
+def test_nothing_to_match_is_said_clearly():
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 1, (64, 64)).astype(np.float32) for _ in range(2)]
+    images = [Image(n, np.zeros(n.shape, np.uint16), np.ones_like(n), name="blank") for n in noise]
+    with pytest.raises(SubtractionFailed, match="no star or other structure"):
+        subtract(Pair(images[0], images[1], 3.0, 2.5))
+
+
+def test_all_masked_is_said_clearly():
+    data = np.ones((64, 64), np.float32)
+    image = Image(data, np.full(data.shape, MaskBit.BAD, np.uint16), np.ones_like(data))
+    with pytest.raises(SubtractionFailed, match="masks leave no usable pixel"):
+        subtract(Pair(image, image, 3.0, 2.5))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "at_least"), [(2.6, 3.6, 11), (3.0, 6.0, 17), (3.0, 3.0, 11)]
+)
+def test_kernel_is_wide_enough_for_the_seeing(source, target, at_least):
+    shape = choose_kernel_shape(source, target)
+    sigma = np.sqrt(target**2 - source**2) / 2.3548
+    assert shape[0] % 2 == 1
+    assert shape[0] >= at_least
+    assert shape[0] // 2 >= 3 * sigma
+
+
+def test_stamps_leave_no_corner_out():
+    settings = PairSettings(shape=(600, 700), seed=8, n_transients=0, star_density=3000)
+    truth = simulate_pair(settings)
+    data = truth.template - np.float32(np.median(truth.template))
+    weight = np.where(truth.template_mask == 0, 1 / truth.template_variance, 0).astype(np.float32)
+    stamps = informative_stamps(data, weight, 9, 6, limit=60)
+    assert 30 <= len(stamps) <= 60
+    counts = np.histogram2d(stamps.y, stamps.x, bins=2, range=[[0, 600], [0, 700]])[0]
+    assert counts.min() >= 5
+    empty = informative_stamps(np.zeros_like(data), weight, 9, 6, limit=60)
+    assert len(empty) == 0
+
+
+def test_options_limit_the_orders_to_what_the_stars_hold():
+    settings = PairSettings(
+        shape=(256, 256), seed=2, n_transients=0, star_density=150, galaxy_density=0
+    )
+    _, pair = make_pair(settings)
+    few = pair.stars.sources.select(np.arange(min(5, len(pair.stars))))
+    pair = replace(pair, stars=replace(pair.stars, sources=few))
+    difference = subtract(pair, SFFTSettings(kernel_order=2))
+    assert difference.kernel.kernel_order < 2
