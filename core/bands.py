@@ -10,7 +10,8 @@ _SYSTEM = re.compile(
     r"bessell?|johnson|cousins|kron)[\s_\-.:]*",
     re.IGNORECASE,
 )
-_TAIL = re.compile(r"(?:[\s_\-.:]+\S.*|\.?0+|')$", re.DOTALL)
+_TAIL = re.compile(r"(?:\s+\S.*|\.0+|')$", re.DOTALL)
+_NARROW = re.compile(r"^(?:h|o|s|n)[\s_\-]*(?:alpha|beta|i{2,3}|a|b)\b", re.IGNORECASE)
 _OPEN = frozenset({"clear", "open", "none", "air", "empty", "white", "lum", "l", "c", "no filter"})
 _PLAIN = re.compile(r"^(?P<letter>[ugrizywGRIZYUBVJHKo])(?:p|s|prime|')?$")
 
@@ -38,6 +39,8 @@ def canonical_band(name: str | None) -> str | None:
         return None
     if text.lower() in _OPEN:
         return "clear"
+    if _NARROW.match(text):
+        return text.lower()
     johnson = re.match(r"^(?:bessell?|johnson|cousins|kron)", text, re.IGNORECASE) is not None
     core = _SYSTEM.sub("", text)
     core = re.sub(r"^(?:sdss)[\s_\-.:]*", "", core, flags=re.IGNORECASE)
