@@ -9,6 +9,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from core.errors import ExposureError
 from service import commands
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="skydelta", description="Exposures in, alert packets for what changed in the sky out."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -57,6 +58,13 @@ def _command_names() -> list[str]:
 
 def _command(name: str) -> ModuleType:
     return importlib.import_module(f"service.commands.{name}")
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments, instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_WRONG_INPUT, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 class _Version(argparse.Action):

@@ -389,8 +389,9 @@ def test_missing_science_image(
 def test_wrong_use(words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ended = run(capfd, tmp_path / "out", *words)
     assert ended.code == 2
-    assert "error:" in ended.err
-    assert "Traceback" not in ended.err
+    assert ended.err.startswith("skydelta")
+    assert "error: " in ended.err
+    assert ended.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
