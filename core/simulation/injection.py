@@ -12,7 +12,8 @@ from core.image import FloatImage
 from core.simulation.psf import FloatArray, SimulatedPSF
 from core.simulation.sky import Galaxies
 
-_GRID = 64
+_GRID = 64  # of the Fourier transforms
+_PATIENCE = 2000  # misses in a row that mean that the frame is full
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,13 @@ class NoiseBudget:
         information = ps2 * pt2 / (pt2 * science + ps2 * template + 1e-300)
         return float(abs(flux) * np.sqrt(information.mean()))
 
-    def flux_for(self, x: float, y: float, snr: float) -> float:
-        """Return the flux in science ADU that reaches ``snr`` at a place, own noise included."""
-        flux = snr / self.snr(x, y, 1.0)
+    def flux_for(self, x: float, y: float, snr: float, sign: float = 1.0) -> float:
+        """Return the flux in science ADU that reaches ``snr`` at a place, own noise included.
+
+        With a ``sign`` of -1 the source is one that the science image lacks; its own noise, then
+        in the template alone, is neglected.
+        """
+        flux = sign * snr / self.snr(x, y, sign)
         for _ in range(8):
             flux *= snr / self.snr(x, y, flux)
         return flux
@@ -118,14 +123,15 @@ def draw_places(
     ny, nx = shape
     xs, ys = (list(taken[0]), list(taken[1])) if taken else ([], [])
     start = len(xs)
-    for _ in range(200 * max(n, 1)):
-        if len(xs) - start >= n:
-            break
+    misses = 0
+    while len(xs) - start < n and misses < _PATIENCE:
+        misses += 1
         x = rng.uniform(margin, nx - 1 - margin)
         y = rng.uniform(margin, ny - 1 - margin)
         if _is_free(x, y, xs, ys, keep_out, separation):
             xs.append(x)
             ys.append(y)
+            misses = 0
     return np.array(xs[start:]), np.array(ys[start:])
 
 

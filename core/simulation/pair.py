@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -241,7 +242,7 @@ def simulate_pair(settings: PairSettings = PairSettings()) -> SimulatedPair:
     science = np.zeros(s.shape)
     add_stars(science, science_psf, stars.x, stars.y, star_flux)
     noise_floor = float(np.sqrt(science_detector.variance(np.array(s.sky))))
-    keep_out = science > 5.0 * noise_floor
+    bright_stars = science.copy()
     galaxy_flux = _flux(galaxies.mag, s.zero_point) * transparency(galaxies.x)
     add_galaxies(science, science_psf, galaxies, galaxy_flux)
     science += sky.image(s.shape)
@@ -271,7 +272,12 @@ def simulate_pair(settings: PairSettings = PairSettings()) -> SimulatedPair:
         s.gain,
     )
     transients = _draw_transients(
-        s, place_rng, galaxies, keep_out_map(defects, np.where(keep_out, 1.0, 0.0), 0.5), budget
+        s,
+        place_rng,
+        galaxies,
+        keep_out_map(defects, bright_stars, 5.0 * noise_floor),
+        budget,
+        transparency,
     )
     flux = np.asarray(transients["flux"], dtype=float)
     x, y = np.asarray(transients["x"]), np.asarray(transients["y"])
@@ -346,6 +352,7 @@ def _draw_transients(
     galaxies: Galaxies,
     keep_out: npt.NDArray[np.bool_],
     budget: NoiseBudget,
+    transparency: Callable[[FloatArray], FloatArray],
 ) -> Table:
     hosted_x, hosted_y, host = draw_places_on_galaxies(
         rng, round(s.n_transients * s.host_fraction), galaxies, s.shape, keep_out
@@ -356,7 +363,15 @@ def _draw_transients(
     x, y = np.concatenate([hosted_x, free_x]), np.concatenate([hosted_y, free_y])
     snr = rng.uniform(*s.snr_range, x.size)
     sign = np.where(rng.random(x.size) < s.negative_fraction, -1.0, 1.0)
-    flux = np.array([budget.flux_for(*place) for place in zip(x, y, snr, strict=True)])
+    clear = transparency(x)
+    flux = np.array(
+        [
+            replace(budget, flux_scale=budget.flux_scale * clear[i]).flux_for(
+                x[i], y[i], snr[i], sign[i]
+            )
+            for i in range(x.size)
+        ]
+    )
     on_galaxy = np.arange(x.size) < len(hosted_x)
     host_mag = np.full(x.size, np.nan)
     host_mag[: len(hosted_x)] = galaxies.mag[host]
@@ -364,9 +379,9 @@ def _draw_transients(
         {
             "x": x,
             "y": y,
-            "flux": sign * flux,
+            "flux": flux,
             "snr": snr,
-            "mag": s.zero_point - 2.5 * np.log10(np.maximum(flux, 1e-30)),
+            "mag": s.zero_point - 2.5 * np.log10(np.maximum(np.abs(flux), 1e-30)),
             "on_galaxy": on_galaxy,
             "host_mag": host_mag,
         }

@@ -63,7 +63,7 @@ def run_demonstration(options: DemoOptions, console: Console) -> Outcome:
             paths.survey,
             display.simulated,
         )
-        display.stage("starting the broker and the service")
+        display.stage("starting the broker and the service (the first start compiles: a minute)")
         broker = stack.enter_context(
             embedded_broker() if options.broker is None else real_broker(options.broker)
         )

@@ -243,7 +243,18 @@ def test_negative_transients_are_in_the_template_only() -> None:
     settings = replace(SMALL, negative_fraction=1.0, star_density=100, galaxy_density=0)
     pair = simulate_pair(settings)
     assert (pair.transients["flux"] < 0).all()
-    brightest = pair.transients[np.argmax(pair.transients["snr"])]
+    row = pair.transients[np.argmax(pair.transients["snr"])]
+    budget = NoiseBudget(
+        pair.science_variance,
+        pair.template_variance,
+        pair.science_psf,
+        pair.template_psf,
+        pair.flux_scale,
+        settings.gain,
+    )
+    # The source is in the template's variance now, and hardly matters there.
+    assert budget.snr(row["x"], row["y"], row["flux"]) == pytest.approx(row["snr"], rel=0.06)
+    brightest = row
     x, y = round(brightest["x"]), round(brightest["y"])
     assert pair.template_model[y, x] > settings.template_sky + 20
     assert pair.science_model[y, x] < 1.1 * settings.sky
@@ -313,6 +324,27 @@ def test_cloud_dims_one_side() -> None:
 def test_dominating_galaxy_dominates() -> None:
     pair = simulate_pair(replace(SMALL, dominating_galaxy=True, n_transients=0))
     assert np.median(pair.science_model[140:160, 190:210]) > 3 * pair.settings.sky
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"template_fwhm": 4.8, "science_fwhm": 3.0},
+        {"shape": (130, 700)},
+        {"n_stars": 10},
+        {"star_density": 40_000},
+        {"n_transients": 0, "n_galaxies": 0, "n_stars": 0},
+        {"n_transients": 5000},
+    ],
+)
+def test_unusual_pairs_are_sound(changes: dict) -> None:
+    pair = simulate_pair(replace(SMALL, **changes))
+    assert pair.science.shape == pair.template.shape == pair.settings.shape
+    assert np.isfinite(pair.science).all()
+    assert np.isfinite(pair.template).all()
+    assert (pair.science_variance > 0).all()
+    assert (np.asarray(pair.transients["flux"]) > 0).all()
+    assert len(pair.transients) <= max(pair.settings.n_transients, 0)
 
 
 # --- survey ---------------------------------------------------------------------------------
