@@ -44,7 +44,8 @@ def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
     white (second differences of neighbouring pixels scatter like those of pixels further apart)
     its level is therefore taken from the differences, which stars hardly touch, and only its shape
     over the frame from the mesh. Where pixels are correlated, as after resampling, differences
-    would say too little and the mesh is believed.
+    would say too little and the mesh is believed; unless they say just what the photons of the sky
+    make, the gain being known.
 
     Parameters
     ----------
@@ -70,7 +71,8 @@ def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
     typical = float(np.median(rms))
     noise = difference_noise(image.data, image.bad)
     wider = difference_noise(image.data, image.bad, lag=2)
-    white = np.isfinite(noise) and 0.93 * wider < noise
+    photons = _photon_noise(image, float(np.median(level)))
+    white = np.isfinite(noise) and (0.93 * wider < noise or abs(noise - photons) < 0.15 * photons)
     if white and 0 < noise < typical:
         rms *= np.float32(noise / typical)
         typical = noise
@@ -81,6 +83,14 @@ def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
         )
     rms = np.maximum(rms, np.float32(0.2 * typical))
     return Sky(level, rms, float(np.median(level)), typical)
+
+
+def _photon_noise(image: Image, level: float) -> float:
+    """Noise of a sky level as the gain and the read noise have it; NaN where they are unknown."""
+    gain = image.facts.gain
+    if not gain or level <= 0:
+        return float("nan")
+    return float(np.sqrt(level / gain + ((image.facts.read_noise or 0.0) / gain) ** 2))
 
 
 def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_], lag: int = 1) -> float:
@@ -152,12 +162,18 @@ def with_noise(image: Image, sky: Sky) -> Image:
 
 
 def _rescaled(image: Image, sky: Sky) -> FloatImage:
-    """Scale a given variance so that its median on the sky is the measured one."""
+    """Scale a given variance so that its median on the sky is the measured one.
+
+    What is measured has bounds: the clipped scatter holds faint stars, and the differences of
+    neighbours lack what is correlated. A variance between the two is believed as it is.
+    """
     assert image.variance is not None
     good = ~image.bad & (image.variance > 0) & (np.abs(image.data - sky.level) < 3 * sky.rms)
     if good.sum() < 100:
         return sky.rms**2
-    factor = float(np.median(sky.rms[good] ** 2 / image.variance[good]))
+    highest = float(np.median(sky.rms[good] ** 2 / image.variance[good]))
+    least = highest * (difference_noise(image.data, image.bad) / sky.median_rms) ** 2
+    factor = float(np.clip(1.0, min(least, highest), highest)) if np.isfinite(least) else highest
     if not 0.5 < factor < 2.0:
         log.info("%s: given variance scaled by %.3g to the noise of its sky", image.name, factor)
     filled = np.where(image.variance > 0, image.variance * np.float32(factor), sky.rms**2)
