@@ -20,6 +20,9 @@ from service.messages import Outgoing
 
 Partition = tuple[str, int]
 
+_PAUSE_AT = 8  # events held ready in a lane
+_RESUME_BELOW = 4
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -71,18 +74,23 @@ class Job:
 
 @dataclass(eq=False)
 class Lane:
-    """One assigned partition: what came from it, in order, and the job it is busy with."""
+    """One assigned partition: what came from it, in order, and the job it is busy with.
+
+    Some events are held ready, because a partition that is resumed has to be fetched from anew.
+    ``paused`` is None at first: librdkafka remembers whether a partition was paused in an earlier
+    assignment, so it has to be told.
+    """
 
     partition: Partition
     epoch: int
     queue: deque[Delivery] = field(default_factory=deque)
     job: Job | None = None
-    paused: bool = False
+    paused: bool | None = None
 
     @property
-    def busy(self) -> bool:
+    def full(self) -> bool:
         """Whether no further event is wanted now."""
-        return self.job is not None or bool(self.queue)
+        return len(self.queue) >= (_RESUME_BELOW if self.paused else _PAUSE_AT)
 
 
 class Lanes:

@@ -7,7 +7,7 @@ One turn does, in this order:
 3. publish every finished exposure in a transaction of its own, after a look at whether its
    partition is still under the assignment that it came under (no poll between look and commit);
 4. give waiting exposures to idle workers, one a partition;
-5. pause the partitions that have work in hand, resume the others.
+5. pause the partitions of which enough events are at hand, resume the others.
 
 An exposure whose partition went away is forgotten: whoever has the partition now reads it again.
 """
@@ -329,15 +329,15 @@ class Stream:
 
     def _pause_and_resume(self) -> None:
         for lane in self._lanes:
-            wanted = lane.busy or self._draining
-            if wanted == lane.paused:
+            pause = lane.full or self._draining
+            if pause == lane.paused:
                 continue
             partitions = [TopicPartition(*lane.partition)]
-            if wanted:
+            if pause:
                 self._consumer.pause(partitions)
             else:
                 self._consumer.resume(partitions)
-            lane.paused = wanted
+            lane.paused = pause
 
     # outcomes ---------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ class ServiceProcess:
             return 0, ""
 
     def metric(self, name: str) -> float:
-        """Return a metric without labels."""
+        """Return a metric; its labels belong to its name."""
         for line in self.get("/metrics")[1].splitlines():
             if line.startswith(f"{name} "):
                 return float(line.split()[1])

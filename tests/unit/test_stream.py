@@ -244,18 +244,29 @@ def test_one_exposure_a_partition_several_partitions_at_once() -> None:
     scene.consumer.send(1, 0, event("c"))
     scene.turn()
     assert scene.pool.submitted == ["a", "c"]
-    assert scene.consumer.paused == {(TOPIC, 0), (TOPIC, 1)}
     scene.pool.finish("c")
     scene.turn()
-    assert scene.consumer.paused == {(TOPIC, 0)}
     scene.pool.finish("a")
     scene.turn()
     assert scene.pool.submitted == ["a", "c", "b"]
-    assert scene.consumer.paused == {(TOPIC, 0)}
     scene.pool.finish("b")
     scene.turn()
     assert scene.offsets == [(1, 1), (0, 1), (0, 2)]
+
+
+def test_partition_is_paused_while_enough_of_it_is_at_hand_and_what_slips_through_is_kept() -> None:
+    scene = Scene()
+    scene.consumer.rebalance("assign", 0, 1)
+    for offset in range(20):  # all of them already fetched when the pause comes
+        scene.consumer.send(0, offset, event(f"e{offset:02d}"))
+    scene.turn(25)
+    assert scene.consumer.paused == {(TOPIC, 0)}
+    for offset in range(20):
+        assert scene.pool.submitted[-1] == f"e{offset:02d}"
+        scene.pool.finish(f"e{offset:02d}")
+        scene.turn(1)
     assert scene.consumer.paused == set()
+    assert scene.offsets == [(0, offset + 1) for offset in range(20)]
 
 
 def test_more_partitions_than_workers_wait_in_order() -> None:
@@ -307,6 +318,20 @@ def test_partition_that_left_and_came_back_is_read_again_and_committed_once() ->
     scene.pool.finish("a")
     scene.turn()
     assert scene.offsets == [(0, 6)]
+
+
+def test_partition_that_was_paused_when_it_left_is_resumed_when_it_comes_back() -> None:
+    scene = Scene()
+    scene.consumer.rebalance("assign", 0)
+    for offset in range(12):
+        scene.consumer.send(0, offset, event(f"e{offset}"))
+    scene.turn(12)
+    assert scene.consumer.paused == {(TOPIC, 0)}
+    scene.consumer.rebalance("lost", 0)
+    scene.turn()
+    scene.consumer.rebalance("assign", 0)
+    scene.turn()
+    assert scene.consumer.paused == set()
 
 
 def test_what_is_finished_is_published_before_a_partition_is_given_up() -> None:
