@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from core.celestial import to_icrs
 from core.cutouts import cut_out
 from core.detection import CandidateFlag, Detections, SignificanceMap, place_flags
 from core.exposure import Candidate, NearestSource
@@ -168,7 +169,7 @@ def _build(
     big, big_err = aperture_fluxes(difference, xs, ys, BIG_APERTURE, gain=facts.gain)
     ny, nx = science.shape
     if science.wcs is not None and len(kept):
-        ras, decs = science.wcs.all_pix2world(xs, ys, 0)
+        ras, decs = to_icrs(science.wcs, xs, ys)
     else:
         ras = decs = np.full(len(kept), np.nan)
     nearest = _nearest_sources(field, xs, ys)
@@ -222,7 +223,7 @@ def _nearest_sources(field: Field, xs: np.ndarray, ys: np.ndarray) -> list[Neare
     tree = cKDTree(np.column_stack([sources.x, sources.y]))
     distance, index = tree.query(np.column_stack([xs, ys]))
     if field.science.wcs is not None:
-        ra, dec = field.science.wcs.all_pix2world(sources.x[index], sources.y[index], 0)
+        ra, dec = to_icrs(field.science.wcs, sources.x[index], sources.y[index])
     else:
         ra = dec = np.full(len(xs), np.nan)
     zero_point = field.science.facts.zero_point

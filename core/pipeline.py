@@ -163,6 +163,7 @@ def _process(
             progress.exposure, max_pixels=settings.max_pixels, need_wcs=not settings.aligned
         )
         progress.science = science
+        progress.notes.extend(science.notes)
     with progress.timed("noise"):
         sky = measure_sky(science)
         science = with_noise(science, sky)
@@ -174,7 +175,8 @@ def _process(
         progress.science = science
         progress.counts["stars"] = len(stars)
     with progress.timed("template"):
-        progress.template = _find_template(science, templates, settings)
+        progress.template = _find_template(progress.exposure, science, templates, settings)
+        progress.notes.extend(f"template: {note}" for note in progress.template.image.notes)
     with progress.timed("register"):
         gridded = to_science_grid(progress.template, science, sources, threads=settings.threads)
         progress.notes.extend(gridded.notes)
@@ -220,15 +222,19 @@ def _stars_of(science: Image, sky: Sky) -> tuple[SourceList, StarList]:
 
 
 def _find_template(
-    science: Image, templates: TemplateProvider, settings: PipelineSettings
+    exposure: Exposure, science: Image, templates: TemplateProvider, settings: PipelineSettings
 ) -> Template:
     """Ask the provider for a template of this place and band."""
     return templates.find(
         TemplateRequest(
-            science.wcs, science.shape, science.facts.band, science.facts.mjd_mid,
-            settings.min_overlap,
+            wcs=science.wcs,
+            shape=science.shape,
+            band=science.facts.band,
+            mjd_mid=science.facts.mjd_mid,
+            min_overlap=settings.min_overlap,
+            exclude=(exposure.science,),
         )
-    )  # fmt: skip
+    )
 
 
 def _pair(science: Image, sky: Sky, stars: StarList, gridded: GriddedTemplate) -> Pair:

@@ -13,10 +13,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from astropy.coordinates import ICRS, BaseCoordinateFrame, SkyCoord
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
+from astropy.wcs.utils import proj_plane_pixel_scales
 from numba import njit
+
+from core.celestial import celestial_frame, change_frame
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,9 @@ class SkyMapping:
         x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
         with np.errstate(all="ignore"):
             lon, lat = _to_sky(self.target, x.ravel(), y.ravel())
-            lon, lat = _change_frame(lon, lat, self.target, self.source)
+            lon, lat = change_frame(
+                lon, lat, celestial_frame(self.target), celestial_frame(self.source)
+            )
             sx, sy = _to_pixels(self.source, lon, lat)
             back_lon, back_lat = _to_sky(self.source, sx, sy)
             apart = _separation(lon, lat, back_lon, back_lat)
@@ -289,27 +292,6 @@ def _to_pixels(wcs: WCS, lon: FloatArray, lat: FloatArray) -> tuple[FloatArray, 
     if fine.any():
         pixels[fine] = wcs.all_world2pix(world[fine], 0, tolerance=1e-6, maxiter=30, quiet=True)
     return pixels[:, 0].copy(), pixels[:, 1].copy()
-
-
-def _frame(wcs: WCS) -> BaseCoordinateFrame:
-    try:
-        return wcs_to_celestial_frame(wcs)
-    except ValueError:  # a frame that astropy does not know; the difference is below a second
-        return ICRS()
-
-
-def _change_frame(
-    lon: FloatArray, lat: FloatArray, target: WCS, source: WCS
-) -> tuple[FloatArray, FloatArray]:
-    here, there = _frame(target), _frame(source)
-    if here.is_equivalent_frame(there):
-        return lon, lat
-    fine = np.isfinite(lon) & np.isfinite(lat)
-    there_lon, there_lat = np.full(lon.shape, np.nan), np.full(lat.shape, np.nan)
-    moved = SkyCoord(lon[fine], lat[fine], unit="deg", frame=here).transform_to(there)
-    there_lon[fine] = moved.spherical.lon.deg
-    there_lat[fine] = moved.spherical.lat.deg
-    return there_lon, there_lat
 
 
 def _separation(lon: FloatArray, lat: FloatArray, lon2: FloatArray, lat2: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from astropy.wcs import WCS
 
+from core.celestial import from_icrs, to_icrs
 from core.errors import NoTemplate
 from core.image import Image, MaskBit
 from core.noise import measure_sky, with_noise
@@ -125,8 +126,7 @@ def _on_grid(sources: SourceList, native: WCS, grid: WCS) -> tuple[SourceList, f
     """Return the sources with positions on another grid, and how much larger they look there."""
     if len(sources) == 0:
         return sources, 1.0
-    ra, dec = native.all_pix2world(sources.x, sources.y, 0)
-    x, y = grid.all_world2pix(ra, dec, 0, quiet=True)
+    x, y = from_icrs(grid, *to_icrs(native, sources.x, sources.y))
     finite = np.isfinite(x) & np.isfinite(y)
     scale = float(np.sqrt(_pixel_area(native) / _pixel_area(grid)))
     moved = replace(sources, x=np.asarray(x), y=np.asarray(y)).select(finite)
@@ -145,8 +145,7 @@ def _in_template_pixels(
         return 0.0, 0.0
     ny, nx = science.shape
     cx, cy = 0.5 * (nx - 1), 0.5 * (ny - 1)
-    ra, dec = science.wcs.all_pix2world([cx, cx + found.dx], [cy, cy + found.dy], 0)
-    x, y = native.all_world2pix(ra, dec, 0)
+    x, y = from_icrs(native, *to_icrs(science.wcs, [cx, cx + found.dx], [cy, cy + found.dy]))
     return float(x[1] - x[0]), float(y[1] - y[0])
 
 
@@ -184,8 +183,7 @@ def _cropped(image: Image, science: Image) -> Image:
     edge_y = np.r_[
         np.zeros(9), np.full(9, ny - 1), np.linspace(0, ny - 1, 9), np.linspace(0, ny - 1, 9)
     ]
-    ra, dec = science.wcs.all_pix2world(edge_x, edge_y, 0)
-    x, y = image.wcs.all_world2pix(ra, dec, 0, quiet=True)
+    x, y = from_icrs(image.wcs, *to_icrs(science.wcs, edge_x, edge_y))
     good = np.isfinite(x) & np.isfinite(y)
     if good.sum() < 8:
         return image

@@ -1,0 +1,95 @@
+"""Noise maps as the documented functions take them: given, asked for, or left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from core.image import ExposureFacts, FloatImage, Image, MaskBit
+from core.noise import Sky, measure_sky, with_noise
+
+MaskArgument = npt.NDArray[np.bool_] | None
+NoiseArgument = npt.NDArray[np.floating] | bool | None
+
+
+def as_image(
+    data: npt.ArrayLike, mask: npt.ArrayLike | None, gain: float | None, name: str
+) -> Image:
+    """Wrap loose arrays as an `Image`.
+
+    Parameters
+    ----------
+    data : array_like, shape (ny, nx)
+        Any numeric type and byte order.
+    mask : array_like of bool, shape (ny, nx), or None
+        True = bad. Pixels that are not finite are masked as well.
+    gain : float or None
+        Electrons per ADU.
+    name : str
+        For messages.
+
+    Raises
+    ------
+    ValueError
+        If the array is not two-dimensional or the mask has another shape.
+    """
+    pixels = np.array(data, dtype=np.float32, order="C")
+    if pixels.ndim != 2 or pixels.size == 0:
+        raise ValueError(f"{name} must be a two-dimensional image, not of shape {pixels.shape}")
+    flags = np.zeros(pixels.shape, dtype=np.uint16)
+    if mask is not None:
+        bad = np.asarray(mask, dtype=bool)
+        if bad.shape != pixels.shape:
+            raise ValueError(f"the mask of {name} has shape {bad.shape}, not {pixels.shape}")
+        flags[bad] |= np.uint16(MaskBit.BAD)
+    missing = ~np.isfinite(pixels)
+    if missing.any():
+        flags[missing] |= np.uint16(MaskBit.NO_DATA)
+        pixels[missing] = np.median(pixels[~missing]) if not missing.all() else 0
+    return Image(pixels, flags, facts=ExposureFacts(gain=gain), name=name)
+
+
+def with_noise_argument(image: Image, err: NoiseArgument) -> tuple[Image, Sky | None]:
+    """Give an image the variance that an ``err`` argument means.
+
+    Parameters
+    ----------
+    image : Image
+        As `as_image` makes it.
+    err : ndarray, bool or None
+        Per-pixel RMS; True builds it from the background's RMS and, with a gain, from the photon
+        noise of the sources; None and False leave the image without a variance.
+
+    Returns
+    -------
+    Image
+        With its variance, or None for one.
+    Sky or None
+        The measured sky, where it was measured.
+    """
+    if err is None or err is False:
+        return image, None
+    if err is True:
+        sky = measure_sky(image)
+        return with_noise(image, sky), sky
+    rms = np.asarray(err, dtype=np.float32)
+    if rms.shape != image.shape:
+        raise ValueError(f"the noise map of {image.name} has shape {rms.shape}, not {image.shape}")
+    variance = np.ascontiguousarray(rms**2)
+    bad = ~np.isfinite(variance) | (variance <= 0)
+    mask = image.mask.copy()
+    if bad.any():
+        mask[bad] |= np.uint16(MaskBit.NO_DATA)
+        variance[bad] = np.median(variance[~bad]) if not bad.all() else 1.0
+    return (
+        Image(image.data, mask, variance, image.wcs, image.psf, image.facts, image.name),
+        None,
+    )
+
+
+def noise_map(
+    image: npt.ArrayLike, mask: npt.ArrayLike | None, err: NoiseArgument, gain: float | None
+) -> FloatImage | None:
+    """Return the per-pixel RMS that an ``err`` argument means; None where there is none."""
+    described, _ = with_noise_argument(as_image(image, mask, gain, "the image"), err)
+    return None if described.variance is None else np.sqrt(described.variance)

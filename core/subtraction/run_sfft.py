@@ -1,0 +1,204 @@
+"""`run_sfft`: SFFT on loose arrays, with the documented names, defaults and order of planes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import QualityRejected
+from core.image import Image
+from core.noise import Sky, measure_sky
+from core.psf import measure_psf
+from core.stars import SourceList, StarList, find_sources, select_stars
+from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
+from core.subtraction.pair import Pair
+from core.subtraction.sfft import SFFTSettings, subtract
+
+log = logging.getLogger(__name__)
+
+DOCUMENTED_KERNEL = (7, 7)
+DOCUMENTED_RIDGE = 1e-6
+
+
+def run_sfft(
+    image: npt.ArrayLike,
+    template: npt.ArrayLike,
+    mask: npt.ArrayLike | None = None,
+    template_mask: npt.ArrayLike | None = None,
+    err: NoiseArgument = None,
+    template_err: NoiseArgument = None,
+    image_gain: float | None = None,
+    template_gain: float | None = None,
+    kernel_shape: tuple[int, int] | None = DOCUMENTED_KERNEL,
+    kernel_poly_order: int = 2,
+    bg_poly_order: int = 2,
+    flux_poly_order: int = 1,
+    flux_penalty: float = 1000.0,
+    ridge: float = DOCUMENTED_RIDGE,
+    sigma_clip: float = 3.0,
+    max_iter: int = 5,
+    obj: Any = None,
+    obj_size: int | None = None,
+    get_convolved: bool = False,
+    get_scaled: bool = False,
+    get_noise: bool = False,
+    get_kernel: bool = False,
+    verbose: bool | Callable[..., Any] = False,
+    *,
+    threads: int | None = None,
+) -> Any:
+    """Subtract a template from an image by SFFT with a spatially varying kernel.
+
+    Parameters
+    ----------
+    image, template : array_like, shape (ny, nx)
+        On one pixel grid. Sky may be there or not; its level is taken out before the fit.
+    mask, template_mask : array_like of bool, shape (ny, nx), optional
+        True = bad. The template's is grown by the kernel's footprint.
+    err, template_err : ndarray, bool or None
+        Per-pixel RMS; True builds it (background RMS, and photon noise with the gain). Without
+        any, the pixels are weighted alike and ``noise`` comes from the image's own scatter.
+    image_gain, template_gain : float, optional
+        Electrons per ADU.
+    kernel_shape : tuple of int or None
+        (ky, kx), odd. None chooses from both seeings, as the pipeline does: the documented 7x7
+        cannot turn a 3 pixel seeing into a 6 pixel one (`core.subtraction.sfft`).
+    kernel_poly_order, bg_poly_order, flux_poly_order : int
+        Polynomial orders of kernel, differential background and flux scale. They are lowered
+        where there are too few stars to hold them.
+    flux_penalty, ridge : float
+        Weight of the soft constraint on the kernel's sum, and Tikhonov term on the kernel alone,
+        both relative to the mean diagonal of the normal matrix, so that they mean the same on
+        images of any scale.
+    sigma_clip : float
+        On normalised residuals. Values below 5 are taken as 5: at 3, the photon noise of bright
+        stars alone is clipped and the information goes with it.
+    max_iter : int
+        The most iterations.
+    obj : astropy.table.Table, optional
+        Objects with columns ``x`` and ``y`` (0-based) to fit around; ``fwhm`` sets the size of
+        the regions. Without it the whole frame is looked through for the blocks that carry
+        information about the kernel.
+    obj_size : int, optional
+        Half-size of the region around each object, pixels; 3 median ``fwhm``, or 15.
+    get_convolved, get_noise, get_scaled, get_kernel : bool
+        Also return, in this order: the convolved template (differential background included), the
+        noise map, the noise-scaled difference, the `core.subtraction.sfft.SFFTResult`.
+    verbose : bool or callable
+        True logs at INFO; a callable is handed the lines.
+    threads : int, optional
+        Threads for compiled loops; all that the process was started with when None.
+
+    Returns
+    -------
+    ndarray or list of ndarray
+        The difference, or ``[difference, convolved, noise, scaled, kernel]`` with those asked for.
+        float32; NaN nowhere. Masked pixels hold the difference of whatever the images hold.
+
+    Raises
+    ------
+    core.errors.SubtractionFailed
+        If there is nothing to match, or no kernel matches it.
+    ValueError
+        If arrays do not have one two-dimensional shape.
+
+    Notes
+    -----
+    When the template is clearly the blurrier image, the science image is convolved instead
+    (`core.subtraction.sfft.subtract`); ``convolved`` is then the template, scaled.
+    """
+    science = as_image(image, mask, image_gain, "the science image")
+    reference = as_image(template, template_mask, template_gain, "the template")
+    if science.shape != reference.shape:
+        raise ValueError(f"image and template differ in shape: {science.shape}, {reference.shape}")
+    science, sky = with_noise_argument(science, err)
+    reference, reference_sky = with_noise_argument(reference, template_err)
+    sky = sky or measure_sky(science)
+    if science.variance is None:
+        science = replace(science, variance=sky.rms**2)
+    science, stars, fwhm = _described(science, sky)
+    reference_sky = reference_sky or _sky_or_flat(reference)
+    reference, _, reference_fwhm = _described(reference, reference_sky)
+    chosen, stamp_half = _around(obj, obj_size, stars)
+    pair = Pair(science, reference, fwhm, reference_fwhm, chosen)
+    settings = SFFTSettings(
+        kernel_shape=kernel_shape,
+        kernel_order=kernel_poly_order,
+        background_order=bg_poly_order,
+        flux_order=flux_poly_order,
+        flux_penalty=flux_penalty,
+        ridge=ridge,
+        clip=max(sigma_clip, 5.0),
+        iterations=max(1, max_iter),
+        stamp_half=stamp_half,
+    )
+    difference = subtract(pair, settings, threads=threads or _all_threads())
+    _say(verbose, "SFFT: %s", difference.quality)
+    planes: list[Any] = [difference.data]
+    if get_convolved:
+        planes.append(difference.convolved)
+    if get_noise:
+        planes.append(difference.noise)
+    if get_scaled:
+        planes.append(difference.scaled)
+    if get_kernel:
+        planes.append(difference.kernel)
+    return planes if len(planes) > 1 else planes[0]
+
+
+def _all_threads() -> int:
+    import numba
+
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+def _say(verbose: bool | Callable[..., Any], message: str, *values: object) -> None:
+    if callable(verbose):
+        verbose(message % values)
+    elif verbose:
+        log.info(message, *values)
+    else:
+        log.debug(message, *values)
+
+
+def _sky_or_flat(image: Image) -> Sky:
+    """Measure the sky; a noiseless template has a flat one of negligible noise."""
+    try:
+        return measure_sky(image)
+    except QualityRejected:
+        level = np.full(image.shape, np.median(image.data), dtype=np.float32)
+        scatter = max(float(np.std(image.data)), 1e-6)
+        return Sky(level, np.full(image.shape, 1e-4 * scatter, np.float32), float(level[0, 0]), 0.0)
+
+
+def _described(image: Image, sky: Sky) -> tuple[Image, StarList, float]:
+    """Measure stars, seeing and PSF."""
+    flat = image.data - sky.level
+    stars = select_stars(find_sources(flat, sky.rms, image.mask))
+    seeing = stars.fwhm if np.isfinite(stars.fwhm) else 3.0
+    psf = measure_psf(flat, sky.rms, image.bad, stars.sources, seeing)
+    return replace(image, psf=psf), stars, psf.fwhm
+
+
+def _around(obj: Any, obj_size: int | None, stars: StarList) -> tuple[StarList | None, int | None]:
+    """Turn the documented object list into stars to fit around, and the stamps' half-size."""
+    if obj is None:
+        return stars, obj_size
+    x = np.asarray(obj["x"], dtype=np.float64)
+    y = np.asarray(obj["y"], dtype=np.float64)
+    names = getattr(obj, "colnames", None) or list(obj.keys())
+    if obj_size is None:
+        fwhm = np.asarray(obj["fwhm"], dtype=np.float64) if "fwhm" in names else np.zeros(0)
+        fwhm = fwhm[np.isfinite(fwhm) & (fwhm > 0)]
+        obj_size = round(3 * float(np.median(fwhm))) if fwhm.size else 15
+    flux = np.asarray(obj["flux"], dtype=np.float64) if "flux" in names else np.ones(len(x))
+    unknown = np.full(len(x), np.nan)
+    sources = SourceList(
+        x, y, flux, unknown, unknown, np.ones(len(x)), unknown, np.ones(len(x), dtype=bool)
+    )
+    return StarList(sources, stars.fwhm), max(3, obj_size)
