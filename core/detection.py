@@ -37,7 +37,8 @@ class Detections:
     Attributes
     ----------
     x, y : ndarray of float64
-        0-based barycentre on the S/N map.
+        0-based pixel of the peak; the barycentre of what is above the threshold would be drawn
+        away by a mask or a neighbour.
     sign : ndarray of int64
         +1 where the science image is brighter, -1 where it is fainter.
     peak_snr : ndarray of float64
@@ -141,11 +142,14 @@ def detect(snr: FloatImage, mask: MaskImage, threshold: float) -> Detections:
     """
     masked = mask != 0
     found = [_peaks(snr, masked, threshold, +1), _peaks(snr, masked, threshold, -1)]
-    joined = {name: np.concatenate([f[name] for f in found]) for name in ("x", "y", "peak", "flag")}
+    joined = {
+        name: np.concatenate([f[name] for f in found])
+        for name in ("xcpeak", "ycpeak", "peak", "flag")
+    }
     sign = np.concatenate([np.full(len(found[0]), 1), np.full(len(found[1]), -1)])
     return Detections(
-        joined["x"].astype(np.float64),
-        joined["y"].astype(np.float64),
+        joined["xcpeak"].astype(np.float64),
+        joined["ycpeak"].astype(np.float64),
         sign.astype(np.int64),
         joined["peak"].astype(np.float64),
         (joined["flag"] & sep.OBJ_MERGED) != 0,

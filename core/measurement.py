@@ -85,7 +85,8 @@ def measure(
 
     Left out, and counted by reason: detections whose own pixel is masked or most of whose core is
     (``masked``), dipoles (``dipole``), anything sharper than the PSF (``sharp``), core pixels of
-    both signs (``structure``), fits below the threshold (``faint``), and a second detection of a
+    both signs (``structure``), what no PSF describes on a template source ten times brighter
+    (``residual``), fits below the threshold (``faint``), and a second detection of a
     source already taken (``duplicate``).
 
     Returns
@@ -95,7 +96,7 @@ def measure(
     rejected : dict of str to int
         How many were left out, by reason.
     """
-    difference, facts = field.difference, field.science.facts
+    difference = field.difference
     fwhm = difference.psf.fwhm
     partners = dipole_partners(detections, fwhm)
     rejected: Counter[str] = Counter()
@@ -107,7 +108,7 @@ def measure(
         if flags & CandidateFlag.CENTRE_MASKED:
             rejected["masked"] += 1
             continue
-        fit = fit_point_source(difference, start_x, start_y, gain=facts.gain)
+        fit = fit_point_source(difference, start_x, start_y, gain=difference.gain)
         if fit is None:
             rejected["masked"] += 1
             continue
@@ -144,6 +145,8 @@ def _reason_to_reject(
         return "dipole"
     if flags & CandidateFlag.SHARP:
         return "sharp"
+    if flags & CandidateFlag.POOR_FIT and _outshone(field.difference, fit):
+        return "residual"
     if np.sign(fit.flux) != sign or abs(fit.flux) < 0.8 * threshold * fit.flux_err:
         return "faint"
     shape = measure_shape(field.difference, fit.x, fit.y, sign)
@@ -152,6 +155,18 @@ def _reason_to_reject(
     if shape.sum_ratio < min(0.3, 0.06 * peak_snr):
         return "structure"
     return None
+
+
+def _outshone(difference: Difference, fit: PointSourceFit) -> bool:
+    """Tell whether the template is more than ten times brighter here than the candidate."""
+    reach = max(2, round(difference.psf.fwhm))
+    yi, xi = round(fit.y), round(fit.x)
+    box = np.s_[max(0, yi - reach) : yi + reach + 1, max(0, xi - reach) : xi + reach + 1]
+    beneath = difference.convolved[box]
+    if beneath.size == 0:
+        return False
+    peak = abs(fit.flux) * float(difference.psf.at(fit.x, fit.y).max())
+    return bool(beneath.max() > 10 * peak)
 
 
 def _build(
@@ -165,8 +180,8 @@ def _build(
     zero_point = facts.zero_point
     xs = np.array([fit.x for _, fit, _ in kept], dtype=np.float64)
     ys = np.array([fit.y for _, fit, _ in kept], dtype=np.float64)
-    small, small_err = aperture_fluxes(difference, xs, ys, APERTURE, gain=facts.gain)
-    big, big_err = aperture_fluxes(difference, xs, ys, BIG_APERTURE, gain=facts.gain)
+    small, small_err = aperture_fluxes(difference, xs, ys, APERTURE, gain=difference.gain)
+    big, big_err = aperture_fluxes(difference, xs, ys, BIG_APERTURE, gain=difference.gain)
     ny, nx = science.shape
     if science.wcs is not None and len(kept):
         ras, decs = to_icrs(science.wcs, xs, ys)

@@ -153,12 +153,41 @@ def with_noise(image: Image, sky: Sky) -> Image:
             facts = replace(facts, gain=None).with_estimate(gain=gain)
     variance = _rescaled(image, sky) if image.variance is not None else sky.rms**2
     if facts.gain and not (image.variance is not None and _holds_sources(image, sky)):
-        source = ndimage.uniform_filter(image.data - sky.level, 3)
-        floor = 1.5 * sky.rms / 3.0
-        variance = variance + np.where(source > floor, source, 0).astype(np.float32) / np.float32(
-            facts.gain
-        )
+        variance = variance + _source_noise(image, sky, facts.gain)
     return replace(image, variance=np.ascontiguousarray(variance, dtype=np.float32), facts=facts)
+
+
+def sky_variance(image: Image, sky: Sky) -> FloatImage | None:
+    """Return the variance without the photon noise of the sources.
+
+    Parameters
+    ----------
+    image : Image
+        As `with_noise` returned it.
+    sky : Sky
+        Of that image.
+
+    Returns
+    -------
+    ndarray of float32 or None
+        None where a variance was given that holds the sources' noise and cannot be split.
+    """
+    if image.variance is None or not image.facts.gain:
+        return None
+    extra = _source_noise(image, sky, image.facts.gain)
+    rest = image.variance - extra
+    if (rest[~image.bad] <= 0).any():
+        return None
+    return np.maximum(rest, np.float32(1e-3) * image.variance)
+
+
+def _source_noise(image: Image, sky: Sky, gain: float) -> FloatImage:
+    """Photon noise of what stands above the sky, smoothed over 3x3 pixels; zero on blank sky."""
+    source = ndimage.uniform_filter(image.data - sky.level, 3)
+    noise: FloatImage = np.where(source > 0.5 * sky.rms, source, 0).astype(np.float32) / np.float32(
+        gain
+    )
+    return noise
 
 
 def _rescaled(image: Image, sky: Sky) -> FloatImage:

@@ -16,7 +16,7 @@ from core.errors import ExposureError, QualityRejected, SubtractionFailed
 from core.exposure import Exposure, ExposureResult
 from core.image import ExposureFacts, Image
 from core.measurement import Field, magnitude, measure
-from core.noise import Sky, measure_sky, with_noise
+from core.noise import Sky, measure_sky, sky_variance, with_noise
 from core.psf import measure_psf
 from core.reading import read_exposure
 from core.stars import SourceList, StarList, find_sources, select_stars
@@ -247,6 +247,7 @@ def _pair(science: Image, sky: Sky, stars: StarList, gridded: GriddedTemplate) -
         stars=stars,
         shift=gridded.shift,
         shift_rms=gridded.shift_rms,
+        sky_variance=sky_variance(science, sky),
     )
 
 

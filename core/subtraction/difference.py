@@ -83,6 +83,9 @@ class Difference:
         The engine's kernel solution (`core.subtraction.sfft.SFFTResult` for SFFT).
     quality : SubtractionQuality
         The verdict in numbers.
+    gain : float or None
+        Electrons per ADU by which a source that is only in the science image adds its own photon
+        noise; None where ``noise`` holds it already, or where the gain is not known.
     correlation : CorrelatedNoise
         How far sums over pixels are noisier than the per-pixel noise alone says.
     """
@@ -95,4 +98,5 @@ class Difference:
     psf: PSFModel
     kernel: Any
     quality: SubtractionQuality
+    gain: float | None = None
     correlation: CorrelatedNoise = field(default_factory=CorrelatedNoise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.image import Image
+from core.image import FloatImage, Image
 from core.stars import StarList
 
 
@@ -24,6 +24,10 @@ class Pair:
         Stars of the science image; None lets the engine look for informative pixels itself.
     shift : tuple of float
         Residual (dx, dy) of the template against the science image, pixels.
+    sky_variance : ndarray of float32, shape (ny, nx), or None
+        Variance of the science image without the photon noise of its sources. With it, and a gain,
+        the sources' noise is taken from the matched template, and so counted once; without it the
+        science image's own variance is used as it is.
     shift_rms : float
         Scatter around it that is not photon noise, pixels per axis: the astrometric term.
     """
@@ -35,6 +39,7 @@ class Pair:
     stars: StarList | None = None
     shift: tuple[float, float] = (0.0, 0.0)
     shift_rms: float = 0.0
+    sky_variance: FloatImage | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

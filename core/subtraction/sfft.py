@@ -395,7 +395,12 @@ def _apply(pair: Pair, fit: _Fit, result: SFFTResult, threads: int, started: flo
             f"the kernel's sum is {np.median(kernel_sum):.3g} (lowest {kernel_sum.min():.3g}): "
             "the images do not show the same sky, or one of them is not photometric"
         )
-    variance += fit.target_variance
+    own_gain = None
+    if not science_convolved and pair.sky_variance is not None and pair.science.facts.gain:
+        own_gain = pair.science.facts.gain
+        variance += pair.sky_variance + np.maximum(matched, 0) / np.float32(own_gain)
+    else:
+        variance += fit.target_variance
     residual = fit.target_data - matched
     mask = pair.science.mask.copy()
     template_bad = grow(pair.template.bad, 0, 0) if science_convolved else fit.source_bad
@@ -453,7 +458,7 @@ def _apply(pair: Pair, fit: _Fit, result: SFFTResult, threads: int, started: flo
     return Difference(
         data=planes.data, noise=planes.noise, scaled=planes.scaled,
         convolved=np.ascontiguousarray(convolved, dtype=np.float32), mask=mask, psf=psf,
-        kernel=result, quality=quality, correlation=correlation,
+        kernel=result, quality=quality, gain=own_gain, correlation=correlation,
     )  # fmt: skip
 
 
