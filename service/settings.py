@@ -146,6 +146,7 @@ class KafkaSettings(Section):
     ssl_key_password: SecretStr | None = Field(default=None, description="Of the private key")
     extra: RawTable = Field(
         default_factory=dict,
+        repr=False,  # secrets may be among them
         description='Raw librdkafka properties, `{"linger.ms" = 20}`; in the environment as JSON',
     )
 

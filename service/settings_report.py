@@ -51,31 +51,49 @@ def markdown_table() -> str:
 
 
 def beyond_validation(settings: Settings) -> list[Problem]:
-    """Return what is wrong beyond types and ranges: folders that are not there, wrong properties.
+    """Return what is wrong beyond types and ranges: folders, engines, librdkafka's properties.
 
     Nothing is connected to.
     """
-    problems = []
-    folders = {"templates.path": [settings.templates.path], "input.roots": settings.input.roots}
-    for key, paths in folders.items():
-        problems += [
-            Problem("settings", key, f"{path} is not a folder")
-            for path in paths
-            if not path.is_dir()
-        ]
+    return [*missing_files(settings), *_unknown_engines(settings), *_refused_properties(settings)]
+
+
+def missing_files(settings: Settings) -> list[Problem]:
+    """Return the folders and files that the settings name and that are not there (yet)."""
+    folders = [("templates.path", settings.templates.path)]
+    folders += [("input.roots", root) for root in settings.input.roots]
+    problems = [_problem(k, f"{path} is not a folder") for k, path in folders if not path.is_dir()]
     if not settings.input.roots:
         what = "is empty, so every event would be refused; name the folders that hold the images"
-        problems.append(Problem("settings", "input.roots", what))
-    files = ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file")
-    for key in files:
+        problems.append(_problem("input.roots", what))
+    for key in ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file"):
         path: Path | None = getattr(settings.kafka, key)
         if path is not None and not path.is_file():
-            problems.append(Problem("settings", f"kafka.{key}", f"{path} is not a file"))
+            problems.append(_problem(f"kafka.{key}", f"{path} is not a file"))
+    return problems
+
+
+def _unknown_engines(settings: Settings) -> list[Problem]:
+    from core.pipeline import engine_names  # all of the science: not for those who do not ask
+
+    known = engine_names()
+    return [
+        _problem("pipeline.engines", f"there is no engine {name!r}; there are {', '.join(known)}")
+        for name in settings.pipeline.engines
+        if name not in known
+    ]
+
+
+def _refused_properties(settings: Settings) -> list[Problem]:
     try:
         Producer({"bootstrap.servers": "localhost:0", "log_level": 0, **settings.kafka.extra})
     except KafkaException as error:
-        problems.append(Problem("settings", "kafka.extra", error.args[0].str()))
-    return problems
+        return [_problem("kafka.extra", error.args[0].str())]
+    return []
+
+
+def _problem(key: str, what: str) -> Problem:
+    return Problem("settings", key, what)
 
 
 def _toml(value: Any) -> str:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import schemas
 from core.exposure import ExposureResult, TemplateFacts, finite_or_none
-from core.subtraction.difference import SubtractionQuality
 from service.avro_container import OneRecordContainer
+
+if TYPE_CHECKING:
+    from core.subtraction.difference import SubtractionQuality
 
 Record = dict[str, Any]
 

@@ -152,7 +152,7 @@ class Stream:
     def _on_assign(self, _: object, partitions: list[TopicPartition]) -> None:
         self._lanes.assign((p.topic, p.partition) for p in partitions)
         self.joined = True
-        logger.info("partitions assigned: %s", _listing(partitions))
+        logger.info("partitions assigned: %s", _listing((p.topic, p.partition) for p in partitions))
 
     def _on_revoke(self, _: object, partitions: list[TopicPartition]) -> None:
         """Give partitions up in order: what is finished is still ours to publish."""
@@ -173,7 +173,7 @@ class Stream:
             with logs.about_exposure(job.exposure_id):
                 logger.warning("handed back: its partition was %s", why)
             self._metrics.handed_back.inc()
-        logger.info("partitions %s: %s", why, names)
+        logger.info("partitions %s: %s", why, _listing(names))
 
     # 2. collect -------------------------------------------------------------------------------
 
@@ -400,8 +400,8 @@ def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
     return list(headers.items()) if isinstance(headers, dict) else list(headers)
 
 
-def _listing(partitions: list[TopicPartition]) -> str:
-    return ", ".join(f"{p.topic}/{p.partition}" for p in partitions) or "none"
+def _listing(partitions: Iterable[Partition]) -> str:
+    return ", ".join(f"{topic}/{number}" for topic, number in sorted(partitions)) or "none"
 
 
 def _log_outcome(record: Record) -> None:

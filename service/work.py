@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from core.exposure import Exposure, ExposureResult
 from service import logs
 from service.events import ExposureEvent
 from service.inputs import to_exposure
-from service.settings import Settings
+from service.settings import LogSettings, PacketSection, PipelineSection, Settings
 from service.status import Record, status_record
 
 if TYPE_CHECKING:
@@ -31,10 +30,10 @@ class WorkSettings:
 
     roots: tuple[Path, ...]
     templates: Path
-    pipeline: PipelineSettings
-    packets: PacketSettings
-    log_level: str
-    log_format: str
+    pipeline: PipelineSection
+    packets: PacketSection
+    log: LogSettings
+    threads: int
 
     @classmethod
     def of(cls, settings: Settings) -> WorkSettings:
@@ -42,25 +41,11 @@ class WorkSettings:
         return cls(
             roots=settings.input.roots,
             templates=settings.templates.path,
-            pipeline=pipeline_settings(settings),
-            packets=packet_settings(settings),
-            log_level=settings.log.level,
-            log_format=settings.log.format,
+            pipeline=settings.pipeline,
+            packets=settings.packets,
+            log=settings.log,
+            threads=settings.workers.threads_each,
         )
-
-
-def pipeline_settings(settings: Settings) -> PipelineSettings:
-    """Return what the operator chose about the science, as the pipeline wants it."""
-    from core.pipeline import PipelineSettings
-
-    return PipelineSettings(**settings.pipeline.model_dump(), threads=settings.workers.threads_each)
-
-
-def packet_settings(settings: Settings) -> PacketSettings:
-    """Return what the operator chose about the packets, as the encoder wants it."""
-    from service.packets import PacketSettings
-
-    return PacketSettings(**settings.packets.model_dump())
 
 
 @dataclass(frozen=True)
@@ -76,48 +61,55 @@ class ExposureWork:
 
     Parameters
     ----------
-    settings : WorkSettings
-        What the operator chose.
-    process : callable
-        `core.pipeline.process`, or something that stands in for it.
+    roots : tuple of Path
+        Folders that files may be read from.
+    templates : TemplateProvider
+        Where to look for templates.
+    pipeline : PipelineSettings
+        What the operator chose about the science.
+    packets : PacketSettings
+        What the operator chose about the packets.
     """
 
     def __init__(
         self,
-        settings: WorkSettings,
-        process: Callable[[Exposure, TemplateProvider, PipelineSettings], ExposureResult],
+        roots: tuple[Path, ...],
         templates: TemplateProvider,
+        pipeline: PipelineSettings,
+        packets: PacketSettings,
     ) -> None:
-        self._settings = settings
-        self._process = process
+        self._roots = roots
         self._templates = templates
+        self._pipeline = pipeline
+        self._packets = packets
 
     def warm_up(self) -> None:
         """Compile, or load from the disk cache, what the first exposure would wait for."""
         from service.rehearsal import rehearse
 
         started = time.perf_counter()
-        rehearse(self._settings.pipeline, self._settings.packets)
+        rehearse(self._pipeline, self._packets)
         seconds = time.perf_counter() - started
         logger.info("worker is warm after %.1f s", seconds, extra={"seconds": round(seconds, 3)})
 
     def __call__(self, task: ExposureEvent) -> Processed:
         """Process one exposure; every `ExposureError` becomes its status."""
-        event = task
-        with logs.about_exposure(event.exposure_id):
+        from core.pipeline import process
+
+        with logs.about_exposure(task.exposure_id):
             try:
-                exposure = to_exposure(event, self._settings.roots)
+                exposure = to_exposure(task, self._roots)
             except ExposureError as error:
-                return Processed(refusal(event, error, stage="resolve"))
-            result = self._process(exposure, self._templates, self._settings.pipeline)
-            return self._encoded(replace(result, notes=(*event.notes, *result.notes)))
+                return Processed(refusal(task, error, stage="resolve"))
+            result = process(exposure, self._templates, self._pipeline)
+            return self._encoded(replace(result, notes=(*task.notes, *result.notes)))
 
     def _encoded(self, result: ExposureResult) -> Processed:
         from service.packets import encode_alerts
 
         started = time.perf_counter()
         published = result.outcome == "published"
-        alerts = encode_alerts(result, self._settings.packets) if published else []
+        alerts = encode_alerts(result, self._packets) if published else []
         seconds = {**result.seconds, "packets": time.perf_counter() - started}
         record = status_record(replace(result, seconds=seconds), alerts=len(alerts))
         return Processed(record, tuple(alerts))
@@ -148,9 +140,18 @@ def refusal(event: ExposureEvent, error: ExposureError, stage: str) -> Record:
 
 
 def make_exposure_work(settings: WorkSettings) -> ExposureWork:
-    """Make the work of one worker process; runs in it."""
-    from core.pipeline import process
-    from core.templates.directory import DirectoryTemplates
+    """Make the work of one worker process; runs in it.
 
-    logs.configure(settings.log_level, settings.log_format)  # type: ignore[arg-type]
-    return ExposureWork(settings, process, DirectoryTemplates(settings.templates))
+    The science is imported here and not at the top: the service itself does without it.
+    """
+    from core.pipeline import PipelineSettings
+    from core.templates.directory import DirectoryTemplates
+    from service.packets import PacketSettings
+
+    logs.configure(settings.log.level, settings.log.format)
+    return ExposureWork(
+        settings.roots,
+        DirectoryTemplates(settings.templates, max_pixels=settings.pipeline.max_pixels),
+        PipelineSettings(**settings.pipeline.model_dump(), threads=settings.threads),
+        PacketSettings(**settings.packets.model_dump()),
+    )

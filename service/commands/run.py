@@ -30,11 +30,14 @@ def run(args: argparse.Namespace) -> int:
     from service import app, logs
     from service.commands.options import settings_or_exit
     from service.publisher import ProducerFailed
+    from service.settings_report import missing_files
     from service.work import WorkSettings, make_exposure_work
     from service.workers import WorkersCannotStart, WorkerSetup
 
     settings = settings_or_exit(args.config)
     logs.configure(settings.log.level, settings.log.format)
+    for problem in missing_files(settings):  # a folder may yet be mounted, so only a warning
+        logging.getLogger(__name__).warning("%s", problem)
     worker = WorkerSetup(
         make=make_exposure_work,
         argument=WorkSettings.of(settings),
