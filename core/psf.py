@@ -94,8 +94,10 @@ def measure_psf(
     """Fit every pixel of the normalised star stamps as a polynomial over the frame.
 
     Stars are recentred by a quintic spline, scaled to unit flux within the stamp, and fitted with
-    weights; a neighbour shows as an outlier of its pixel, is given no weight, and the fit is
-    repeated. The order follows the number of stars: 2 from 40, 1 from 12, else constant.
+    weights. A neighbour shows as an outlier of its pixel, at first from the median of all stars
+    (in a crowded field most stars have one, but at different places) and then from the fit; it is
+    given no weight, and the fit is repeated. The order follows the number of stars: 2 from 40, 1
+    from 12, else constant.
 
     Parameters
     ----------
@@ -122,25 +124,31 @@ def measure_psf(
         return gaussian_psf(fwhm, shape)
     order = 2 if len(x) >= 40 else 1 if len(x) >= 12 else 0
     basis = terms(order, x, y, shape)
-    weight = 1.0 / (noise**2 + 0.0003**2 + (0.02 * np.abs(stamps)) ** 2)
-    weight[~np.isfinite(stamps)] = 0
-    stamps = np.where(np.isfinite(stamps), stamps, 0)
+    stamps = stamps - _pedestals(stamps, half)[:, None]
+    known = np.isfinite(stamps)
+    first = np.nan_to_num(np.nanmedian(stamps, axis=0))
+    stamps = np.where(known, stamps, 0)
+    base = np.where(known, 1.0 / (noise**2 + 0.0003**2 + (0.02 * np.abs(first)) ** 2), 0)
     keep = np.ones(len(x), dtype=bool)
     coefficients = np.zeros((basis.shape[1], stamps.shape[1]))
-    for _ in range(4):
-        coefficients = _fit_pixels(basis[keep], stamps[keep], weight[keep])
-        pull = (stamps - basis @ coefficients) * np.sqrt(weight)
-        outlier = np.abs(pull) > 5
-        weight[outlier] = 0
-        chi2 = np.mean(np.minimum(pull, 10) ** 2, axis=1)
+    coefficients[0] = first
+    for slack in (0.15, 0.05, 0.02, 0.0):  # the median knows nothing of how the PSF varies
+        model = basis @ coefficients
+        allowed = 5 / np.sqrt(np.maximum(base, 1e-30)) + slack * np.abs(model)
+        residual = np.abs(stamps - model)
+        outlier = known & (residual > allowed)
+        chi2 = np.mean(np.minimum(residual**2 * base, 100), axis=1)
         limit = np.median(chi2[keep]) + 5 * 1.4826 * np.median(
             np.abs(chi2[keep] - np.median(chi2[keep]))
         )
-        fraction_out = np.mean(outlier, axis=1)
-        refined = (chi2 <= max(limit, 2.0)) & (fraction_out < 0.3)
-        if refined.sum() < max(3, basis.shape[1]):
-            break
-        keep = refined
+        refined = (chi2 <= max(limit, 2.0)) & (np.mean(outlier, axis=1) < 0.3)
+        if refined.sum() >= max(3, basis.shape[1]):
+            keep = refined
+        weight = np.where(outlier, 0, base)
+        coefficients = _fit_pixels(basis[keep], stamps[keep], weight[keep])
+        thin = (weight[keep] > 0).sum(axis=0) < basis.shape[1] + 2
+        coefficients[:, thin] = 0
+        coefficients[0, thin] = first[thin]
     planes = coefficients.reshape(-1, 2 * half + 1, 2 * half + 1)
     planes = _tapered(planes, half)
     total = planes.sum(axis=(1, 2))
@@ -192,6 +200,13 @@ def _star_stamps(
         np.array(xs),
         np.array(ys),
     )
+
+
+def _pedestals(stamps: Float64, half: int) -> Float64:
+    """Return the level around each star: in a crowded field the sky is that of its neighbours."""
+    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+    ring = np.hypot(rows, cols).ravel() > half - 1.5
+    return np.nan_to_num(np.nanmedian(stamps[:, ring], axis=1))
 
 
 def _fit_pixels(

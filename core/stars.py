@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import sep
+from scipy.spatial import cKDTree
 
 from core.image import FloatImage, MaskBit, MaskImage
 
 Column = npt.NDArray[np.float64]
+CONTAMINATION = 0.1  # of a source's peak, at the edge of its core
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class SourceList:
     peak : ndarray of float64
         Brightest pixel above the background, ADU.
     clean : ndarray of bool
-        Neither blended, masked, saturated nor at the edge.
+        Not masked, saturated nor at the edge, and with little light of neighbours in its core. It
+        may have been split from fainter neighbours: in a crowded field all bright stars are.
     """
 
     x: Column
@@ -112,11 +115,30 @@ def find_sources(
     reach = np.ceil(3 * size).astype(int) + 1
     bad_near = _any_masked(mask, x, y, reach)
     edge = (x < reach) | (y < reach) | (x > nx - 1 - reach) | (y > ny - 1 - reach)
-    clean = (found["flag"] == 0) & finite & ~bad_near & ~edge & use
+    seeing = float(np.median(sigma[finite & (snr > 10)])) if (finite & (snr > 10)).any() else 1.0
+    lonely = _contamination(x, y, found["peak"].astype(float), seeing) < CONTAMINATION
+    whole = (found["flag"] & ~np.int16(sep.OBJ_MERGED)) == 0
+    clean = whole & lonely & finite & ~bad_near & ~edge & use
     return SourceList(
         x, y, found["flux"].astype(float), snr, np.where(finite, half_light, np.nan),
         found["a"] / np.maximum(found["b"], 1e-3), found["peak"].astype(float), clean,
     )  # fmt: skip
+
+
+def _contamination(x: Column, y: Column, peak: Column, sigma: float) -> Column:
+    """Return the neighbours' light at the edge of each core, relative to its own peak.
+
+    Neighbours are Gaussians of width ``sigma``; the edge is that towards them, 1.2 sigma out.
+    """
+    pairs = cKDTree(np.column_stack([x, y])).query_pairs(6 * sigma, output_type="ndarray")
+    total = np.zeros(len(x))
+    if len(pairs):
+        i, j = pairs.T
+        near = np.maximum(np.hypot(x[i] - x[j], y[i] - y[j]) - 1.2 * sigma, 0)
+        light = np.exp(-0.5 * (near / sigma) ** 2)
+        np.add.at(total, i, peak[j] * light)
+        np.add.at(total, j, peak[i] * light)
+    return total / np.maximum(peak, 1e-30)
 
 
 def _extract(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,7 @@ class Score:
         """Return the table for a person."""
         lines = [f"{'S/N':>9}  {'n':>4} {'found':>5} {'compl.':>7} {'expected':>8}  flux  pull"]
         snr = self.truth.snr
-        for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
+        for low, high in pairwise(EDGES):
             within = (snr >= low) & (snr < high)
             if not within.any():
                 continue

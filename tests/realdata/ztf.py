@@ -136,9 +136,7 @@ def _inject(
         near = np.s_[y - FORBIDDEN : y + FORBIDDEN + 1, x - FORBIDDEN : x + FORBIDDEN + 1]
         if bad[near].any() or (len(taken) and np.hypot(*(taken - (x, y)).T).min() < 30):
             continue
-        k = int(
-            rng.choice(np.argsort([np.hypot(s.x - x, s.y - y) for s in stars])[:12])
-        )
+        k = int(rng.choice(np.argsort([np.hypot(s.x - x, s.y - y) for s in stars])[:12]))
         star = stars[k]
         kernel = how.kernel_at(x, y, (ny, nx))
         profile = signal.fftconvolve(star.stamp, kernel)
