@@ -43,7 +43,7 @@ class Service:
         self._hurry = threading.Event()
         self._pool: WorkerPool | None = None
         self._stream: Stream | None = None
-        self._started = time.monotonic()
+        self._last_sign_of_life = time.monotonic()
 
     def request_stop(self) -> None:
         """Ask the service to finish what is in flight and leave; asked twice, to leave now."""
@@ -92,13 +92,19 @@ class Service:
                 "%d workers are warm; reading %s", settings.workers.count, settings.topics.exposures
             )
             while not self._stop.is_set():
+                self._live()
                 stream.turn()
             self._leave(stream)
         logger.info("stopped")
 
     def _make_publisher(self) -> Publisher:
         kafka = self._settings.kafka
-        return Publisher(Producer(producer_config(kafka)), kafka.transaction_timeout_seconds)
+        return Publisher(
+            Producer(producer_config(kafka)), kafka.transaction_timeout_seconds, self._live
+        )
+
+    def _live(self) -> None:
+        self._last_sign_of_life = time.monotonic()
 
     def _get_ready(self, pool: WorkerPool, publisher: Publisher) -> bool:
         """Open the producer and warm the workers; return False if a stop came first."""
@@ -117,15 +123,15 @@ class Service:
         logger.info("stopping; %d exposures in hand have %g s", stream.in_hand, grace)
         end = time.monotonic() + grace
         while stream.in_hand and time.monotonic() < end and not self._hurry.is_set():
+            self._live()
             stream.turn()
         if stream.in_hand:
             logger.warning("%d exposures are handed back unfinished", stream.in_hand)
 
     def _why_not_healthy(self) -> str | None:
-        stream = self._stream
-        if stream is None:
+        if self._stream is None:
             return None  # still starting; the workers' own time limit ends a start that hangs
-        age = time.monotonic() - stream.last_turn
+        age = time.monotonic() - self._last_sign_of_life
         limit = self._settings.web.stalled_after_seconds
         return f"the loop has not turned for {age:.0f} s" if age > limit else None
 

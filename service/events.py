@@ -12,6 +12,8 @@ from __future__ import annotations
 import difflib
 import io
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -24,6 +26,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     PrivateAttr,
     ValidationError,
     model_validator,
@@ -39,6 +42,7 @@ SchemaLookup = Callable[[int], dict[str, Any]]
 _REGISTRY_MAGIC = b"\x00"
 _CONTAINER_MAGIC = b"Obj\x01"
 _BLANKS = b" \t\r\n"
+_MOST_PROBLEMS = 20  # that a refusal lists
 
 
 def _aware(value: Any) -> Any:
@@ -73,16 +77,38 @@ def _no_julian_date(value: float) -> float:
     return value
 
 
+def _identifier(value: str) -> str:
+    if re.fullmatch(r"[!-~]([ -~]{0,198}[!-~])?", value) is None:
+        raise ValueError("should be 1 to 200 printable ASCII characters, no blank at either end")
+    return value
+
+
+def _card(value: str) -> str:
+    if re.fullmatch(r"[A-Z0-9_-]{1,8}", value) is None:
+        raise ValueError("is no FITS keyword: up to 8 of A-Z, 0-9, - and _")
+    return value
+
+
+def _card_value(value: Any) -> bool | int | float | str:
+    match value:
+        case bool():
+            return value
+        case int() if -(2**63) <= value < 2**63:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case str() if re.fullmatch(r"[ -~]{0,68}", value):
+            return value
+    raise ValueError(
+        "should be a boolean, a finite number, or a string of up to 68 printable ASCII characters"
+    )
+
+
 Word = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Uri = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_printable)]
-Identifier = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,198}[!-~])?$")]
-Card = Annotated[str, Field(pattern=r"^[A-Z0-9_-]{1,8}$")]
-CardValue = (
-    bool
-    | Annotated[int, Field(ge=-(2**63), lt=2**63)]
-    | float
-    | Annotated[str, Field(pattern=r"^[ -~]{0,68}$")]
-)
+Identifier = Annotated[str, AfterValidator(_identifier)]
+Card = Annotated[str, AfterValidator(_card)]
+CardValue = Annotated[bool | int | float | str, PlainValidator(_card_value)]
 
 
 class ExposureEvent(BaseModel):
@@ -259,11 +285,13 @@ def _in_one_line(error: ValidationError) -> str:
             if item["loc"]:
                 said += f", got {_shown(item['input'])}"
         if name == "header_overrides" and inner:
-            name = f"header_overrides[{inner[0]!r}]"
+            name = f"header_overrides[{_shown(inner[0])}]"
         problems.setdefault(name, [])
         if said not in problems[name]:
             problems[name].append(said)
-    return "; ".join(f"{name} {' or '.join(said)}" for name, said in problems.items())
+    shown = [f"{name} {' or '.join(said)}" for name, said in problems.items()]
+    more = len(shown) - _MOST_PROBLEMS
+    return "; ".join(shown[:_MOST_PROBLEMS] + ([f"and {more} more"] if more > 0 else []))
 
 
 def _shown(value: Any) -> str:

@@ -40,11 +40,19 @@ class Publisher:
     patience_seconds : float
         How long errors that may pass are retried within one transaction; the transaction's
         timeout.
+    waiting : callable, optional
+        Called again and again while it waits for the brokers.
     """
 
-    def __init__(self, producer: Producer, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        producer: Producer,
+        patience_seconds: float,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         self._producer = producer
         self._patience = patience_seconds
+        self._waiting = waiting
 
     def open(self, stopped: Callable[[], bool]) -> bool:
         """Fence earlier processes of this ``transactional.id`` and settle what they left open.
@@ -133,6 +141,7 @@ class Publisher:
                     raise KafkaException(
                         KafkaError(KafkaError._QUEUE_FULL, "the local queue does not drain")
                     ) from None
+                self._waiting()
                 self._producer.poll(0.1)
 
     def _commit(self, failures: list[KafkaError], end: float) -> None:
@@ -169,6 +178,7 @@ class Publisher:
                 if not passing or time.monotonic() > end:
                     raise
                 logger.warning("still trying: %s", _say(error))
+                self._waiting()
                 time.sleep(0.1)
 
 

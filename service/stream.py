@@ -80,7 +80,6 @@ class Stream:
         self._restarts_counted = 0
         self._draining = False
         self.joined = False
-        self.last_turn = time.monotonic()
 
     @property
     def in_hand(self) -> int:
@@ -102,7 +101,6 @@ class Stream:
 
     def turn(self) -> None:
         """Go once through the steps of the module's description."""
-        self.last_turn = time.monotonic()
         self._poll()
         self._collect()
         self._publish_finished(self._lanes.jobs(JobState.FINISHED))
@@ -396,7 +394,11 @@ def _as_bytes(value: str | bytes | None) -> bytes | None:
 
 
 def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
-    headers = message.headers() or []
+    try:
+        headers = message.headers() or []
+    except UnicodeDecodeError:  # Kafka allows any bytes in a header's name, the client does not
+        logger.warning("the headers of an event are left out: a name is not UTF-8")
+        return []
     return list(headers.items()) if isinstance(headers, dict) else list(headers)
 
 

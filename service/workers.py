@@ -234,7 +234,8 @@ class _Worker:
         # imported, only after the thread counts are set.
         with contextlib.suppress(OSError):  # it died at once: the reader says so
             self._connection.send_bytes(pickle.dumps(setup))
-        threading.Thread(target=self._read, name=f"reader-{slot}", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name=f"reader-{slot}", daemon=True)
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -277,6 +278,7 @@ class _Worker:
 
     def join(self) -> None:
         self._process.join()
+        self._reader.join()  # the end of the process is the end of its pipe
         self._connection.close()
 
     def _read(self) -> None:

@@ -1,6 +1,5 @@
 """Every bad input through a real broker: a reason that a person understands, and life goes on."""
 
-import io
 import json
 import os
 from collections.abc import Callable
@@ -8,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fastavro
 import numpy as np
 import pytest
 from astropy.io import fits
 from confluent_kafka import Message
 
-import schemas
 from core.simulation.survey import SimulatedSurvey
 from tests.service_process import ServiceProcess, Topics, read_record, send_events
 
@@ -179,29 +176,3 @@ def test_every_bad_input_ends_in_a_status_and_the_good_ones_come_out(
         assert headers["skydelta-error-class"] == status["error_class"].encode()
         assert headers["skydelta-source-topic"] == topics.exposures.encode()
         assert headers["skydelta-source-offset"] == str(status["input_offset"]).encode()
-
-
-def test_registry_framing_and_containers_are_told_apart(
-    make_service: Callable[..., ServiceProcess],
-    read_topic: Callable[..., list[Message]],
-    topics: Topics,
-    small_survey: SimulatedSurvey,
-    kafka_bootstrap: str,
-) -> None:
-    schema = schemas.load("exposure")
-    first, second, _ = (exposure.event for exposure in small_survey.exposures)
-    framed = io.BytesIO(b"\x00\x00\x00\x00\x07")
-    framed.seek(0, io.SEEK_END)
-    fastavro.schemaless_writer(framed, schema, first)
-    container = io.BytesIO()
-    fastavro.writer(container, schema, [second])
-    events = [framed.getvalue(), container.getvalue()]
-    send_events(kafka_bootstrap, topics.exposures, events)  # type: ignore[arg-type]
-    service = make_service().start()
-    found = [read_record(m) for m in read_topic(topics.status, 2, timeout=90)]
-    assert [status["exposure_id"] for status in found] == [
-        first["exposure_id"],
-        second["exposure_id"],
-    ]
-    assert [status["outcome"] for status in found] == ["published"] * 2
-    assert service.stop() == 0

