@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import sep
-from scipy import ndimage
+from scipy import ndimage, special
 
 from core.errors import QualityRejected
 from core.image import FloatImage, Image
 
 log = logging.getLogger(__name__)
+
+CLIPPED_SCATTER = 0.98485  # of Gaussian noise clipped at 3 sigma until it converges, as SEP does
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
         image.data, mask=image.bad, bw=mesh, bh=mesh, fw=3, fh=3, maskthresh=0.0
     )
     level = fitted.back(dtype=np.float32)
-    rms = fitted.rms(dtype=np.float32)
+    rms = fitted.rms(dtype=np.float32) / np.float32(CLIPPED_SCATTER)
     typical = float(np.median(rms))
-    noise = difference_noise(image.data, image.bad)
-    wider = difference_noise(image.data, image.bad, lag=2)
+    flat = image.data - level
+    noise = difference_noise(flat, image.bad)
+    wider = difference_noise(flat, image.bad, lag=2)
     photons = _photon_noise(image, float(np.median(level)))
     white = np.isfinite(noise) and (0.93 * wider < noise or abs(noise - photons) < 0.15 * photons)
     if white and 0 < noise < typical:
@@ -99,8 +102,9 @@ def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_], lag: int = 1)
     ``(d[x-lag] - 2 d[x] + d[x+lag]) / sqrt(6)`` has the pixels' own standard deviation; its median
     absolute deviation is taken where the pixels two and three beyond these are of the lower half
     of the frame's brightness: stars are avoided without choosing by the pixels that are measured.
+    The sky must be flat, or that is the darker, quieter half of the frame.
     """
-    step = max(1, int(np.sqrt(data.size / 4e6)))
+    step = max(1, int(data.size / 1.5e6))
     rows = data[::step].astype(np.float64)
     flagged = bad[::step]
     reach = lag + 3
@@ -119,7 +123,21 @@ def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_], lag: int = 1)
         return float("nan")
     good &= around <= np.median(around[good])
     values = second[good]
-    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+    return _gaussian_scatter(np.abs(values - np.median(values)))
+
+
+def _gaussian_scatter(deviation: npt.NDArray[np.float64]) -> float:
+    """Standard deviation of a Gaussian with this median absolute deviation.
+
+    Whole counts give few different values, and the median is one of them: its true rank, with half
+    of its equals below it, then takes the place of one half.
+    """
+    middle = float(np.median(deviation))
+    if middle == 0:
+        return 0.0
+    below = np.mean(deviation < 0.999 * middle)
+    above = np.mean(deviation > 1.001 * middle)
+    return float(middle / special.ndtri(0.5 + 0.25 * (1 + below - above)))
 
 
 def estimate_gain(image: Image, sky: Sky) -> float | None:
@@ -201,7 +219,8 @@ def _rescaled(image: Image, sky: Sky) -> FloatImage:
     if good.sum() < 100:
         return sky.rms**2
     highest = float(np.median(sky.rms[good] ** 2 / image.variance[good]))
-    least = highest * (difference_noise(image.data, image.bad) / sky.median_rms) ** 2
+    noise = difference_noise(image.data - sky.level, image.bad)
+    least = highest * (noise / sky.median_rms) ** 2
     factor = float(np.clip(1.0, min(least, highest), highest)) if np.isfinite(least) else highest
     if not 0.5 < factor < 2.0:
         log.info("%s: given variance scaled by %.3g to the noise of its sky", image.name, factor)
