@@ -49,13 +49,13 @@ def measure_correlation(
     kernel: npt.NDArray[np.float64],
     source_variance: npt.NDArray[np.float32] | None,
     target_variance: npt.NDArray[np.float32],
-    masked: npt.NDArray[np.bool_],
+    mask: npt.NDArray[np.uint16],
 ) -> CorrelatedNoise:
     """Take the typical variances over a sample of the good pixels."""
     if source_variance is None:
         return CorrelatedNoise()
-    step = max(1, int(np.sqrt(masked.size / 1e5)))
-    good = ~masked[::step, ::step]
+    step = max(1, int(np.sqrt(mask.size / 1e5)))
+    good = mask[::step, ::step] == 0
     if not good.any():
         return CorrelatedNoise()
     return CorrelatedNoise(

@@ -55,23 +55,23 @@ def assemble(
     data : ndarray of float32, shape (ny, nx)
         Difference, background removed.
     variance : ndarray of float32, shape (ny, nx)
-        Propagated photon and detector noise.
+        Propagated photon and detector noise; its memory is used for the noise.
     matched : ndarray of float32, shape (ny, nx)
         The matched sky-subtracted signal: where the stars are and how steep they are.
     mask : ndarray of uint16, shape (ny, nx)
     pair : Pair
         For the astrometric term and the star list.
     """
-    squared = variance.copy()
+    squared = variance
     if pair.shift_rms > 0:
         _add_gradient(matched, np.float32(pair.shift_rms**2), squared)
     star_chi2 = _star_chi2(data, squared, mask, pair)
     error = _model_error(data, squared, matched, mask)
-    noise = np.empty_like(data)
     scaled = np.empty_like(data)
-    floor = np.float32(1e-12 * max(float(np.median(squared)), 1e-20))
-    _finish(data, squared, matched, np.float32(error**2), floor, noise, scaled)
-    return FinishedPlanes(data, noise, scaled, star_chi2, error)
+    step = max(1, int(np.sqrt(data.size / 1e5)))
+    floor = np.float32(1e-12 * max(float(np.median(squared[::step, ::step])), 1e-20))
+    _finish(data, squared, matched, np.float32(error**2), floor, scaled)
+    return FinishedPlanes(data, squared, scaled, star_chi2, error)
 
 
 def _star_chi2(data: FloatImage, squared: FloatImage, mask: MaskImage, pair: Pair) -> float:
@@ -108,16 +108,17 @@ def _model_error(
 
     Zero unless the excess is significant; pixels of S/N above 20 are used.
     """
-    bright = (mask == 0) & (matched > 0) & (matched**2 > 400 * squared)
-    y, x = np.nonzero(bright)
-    if y.size < 30:
+    step = max(1, int(np.sqrt(data.size / 4e6)))
+    sample = np.s_[::step, ::step]
+    signal, noise2 = matched[sample], squared[sample]
+    bright = (mask[sample] == 0) & (signal > 0) & (signal**2 > 400 * noise2)
+    n = np.count_nonzero(bright)
+    if n < 30:
         return 0.0
-    step = max(1, y.size // 200_000)
-    y, x = y[::step], x[::step]
-    r2 = data[y, x].astype(np.float64) ** 2
-    v = squared[y, x].astype(np.float64)
-    s2 = matched[y, x].astype(np.float64) ** 2
-    slack = MEDIAN_OF_CHI2 * (1 + 3 * 1.6 / np.sqrt(y.size / 4))
+    r2 = data[sample][bright].astype(np.float64) ** 2
+    v = noise2[bright].astype(np.float64)
+    s2 = signal[bright].astype(np.float64) ** 2
+    slack = MEDIAN_OF_CHI2 * (1 + 3 * 1.6 / np.sqrt(n / 4))
     if np.median(r2 / v) <= slack:
         return 0.0
     low, high = 0.0, MAX_MODEL_ERROR**2
@@ -143,20 +144,20 @@ def _add_gradient(matched, sigma2, squared):  # type: ignore[no-untyped-def] # p
 
 
 @numba.njit(parallel=True, cache=True)
-def _finish(data, squared, matched, error2, floor, noise, scaled):  # type: ignore[no-untyped-def] # pragma: no cover
+def _finish(data, squared, matched, error2, floor, scaled):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = data.shape
     for y in numba.prange(ny):
         for x in range(nx):
             v = squared[y, x] + error2 * matched[y, x] * matched[y, x]
             n = np.sqrt(max(v, floor))
-            noise[y, x] = n
+            squared[y, x] = n
             scaled[y, x] = data[y, x] / n
 
 
 def fit_residual_background(
     residual: FloatImage,
     variance: FloatImage,
-    masked: npt.NDArray[np.bool_],
+    mask: MaskImage,
     order: int,
 ) -> FloatImage:
     """Fit a polynomial to what is left of the sky, on a sample of the whole frame.
@@ -172,7 +173,7 @@ def fit_residual_background(
     y, x = np.mgrid[0:ny:step, 0:nx:step]
     value = residual[::step, ::step].astype(np.float64)
     sigma = np.sqrt(np.maximum(variance[::step, ::step], 1e-30)).astype(np.float64)
-    use = ~masked[::step, ::step] & np.isfinite(value)
+    use = (mask[::step, ::step] == 0) & np.isfinite(value)
     if use.sum() < 50:
         return np.zeros_like(residual)
     basis = terms(order, x[use], y[use], (ny, nx))
@@ -211,13 +212,13 @@ def polynomial_plane(
 
 
 def sky_statistics(
-    scaled: FloatImage, matched: FloatImage, variance: FloatImage, mask: MaskImage
+    scaled: FloatImage, matched: FloatImage, noise: FloatImage, mask: MaskImage
 ) -> tuple[float, float]:
     """Return median and robust variance of the scaled difference where the sky is blank."""
     step = max(1, int(np.sqrt(scaled.size / 1e6)))
     sample = np.s_[::step, ::step]
     # wide enough that the noise in the matched image itself does not choose the pixels
-    blank = (mask[sample] == 0) & (matched[sample] ** 2 < 16 * variance[sample])
+    blank = (mask[sample] == 0) & (np.abs(matched[sample]) < 4 * noise[sample])
     if blank.sum() < 200:
         blank = mask[sample] == 0
     values = scaled[sample][blank]

@@ -33,7 +33,7 @@ def as_image(
     ValueError
         If the array is not two-dimensional or the mask has another shape.
     """
-    pixels = np.array(data, dtype=np.float32, order="C")
+    pixels = np.ascontiguousarray(data, dtype=np.float32)
     if pixels.ndim != 2 or pixels.size == 0:
         raise ValueError(f"{name} must be a two-dimensional image, not of shape {pixels.shape}")
     flags = np.zeros(pixels.shape, dtype=np.uint16)
@@ -42,8 +42,10 @@ def as_image(
         if bad.shape != pixels.shape:
             raise ValueError(f"the mask of {name} has shape {bad.shape}, not {pixels.shape}")
         flags[bad] |= np.uint16(MaskBit.BAD)
-    missing = ~np.isfinite(pixels)
-    if missing.any():
+    # the sum is finite only where every pixel is (or in the rare overflow): no plane is built
+    if not np.isfinite(pixels.sum(dtype=np.float64)):
+        missing = ~np.isfinite(pixels)
+        pixels = pixels.copy()
         flags[missing] |= np.uint16(MaskBit.NO_DATA)
         pixels[missing] = np.median(pixels[~missing]) if not missing.all() else 0
     return Image(pixels, flags, facts=ExposureFacts(gain=gain), name=name)

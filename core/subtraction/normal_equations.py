@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numba
 import numpy as np
@@ -76,17 +77,20 @@ class FitPlanes:
     Attributes
     ----------
     target : ndarray
-        The image that is not convolved, sky removed.
+        The image that is not convolved.
     source : ndarray
         The image that is convolved, sky removed.
     source_variance : ndarray or None
         Variance of ``source``; its share of the normal matrix (noise times noise, which would
         pull the kernel's sum down) is taken out.
+    target_level : float
+        Level to take out of ``target``.
     """
 
     target: FloatImage
     source: FloatImage
     source_variance: FloatImage | None
+    target_level: float = 0.0
 
 
 @dataclass
@@ -211,7 +215,8 @@ def _stamp_matrices(
         root = np.sqrt(w)
         windows = _windows(planes.source, x, y, stamps.half, hy, hx)
         np.multiply(windows.reshape(model.n_pixels, -1), root, out=design)
-        target = planes.target[rows, cols].astype(np.float64).ravel() * root
+        target = planes.target[rows, cols].astype(np.float64).ravel() - planes.target_level
+        target *= root
         matrix = design @ design.T
         if planes.source_variance is not None:
             noise = _windows(planes.source_variance, x, y, stamps.half, hy, hx)
@@ -284,7 +289,9 @@ def solve(equations: NormalEquations, model: KernelModel) -> tuple[Float64, Floa
     scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(float).tiny))
     matrix *= scale[:, None] * scale[None, :]
     right = equations.vector * scale
-    parameters = scale * _solve_positive(matrix, right, n_kernel)
+    # two BLAS threads on a busy machine wait for each other longer than one works
+    with threadpool_limits(limits=1, user_api="blas"):
+        parameters = scale * _solve_positive(matrix, right, n_kernel)
     if not np.isfinite(parameters).all():
         raise np.linalg.LinAlgError("the kernel's normal equations have no finite solution")
     kernel = parameters[:n_kernel].reshape(-1, *model.shape)
@@ -323,17 +330,18 @@ def residuals(
     psi = terms(model.background_order, stamps.x, stamps.y, shape)
     local = np.einsum("st,tvu->svu", phi, kernel)[:, ::-1, ::-1].astype(np.float32)
     level = (psi @ background).astype(np.float32)
+    pedestal = np.float32(planes.target_level)
     variance = planes.source_variance
     if variance is None:
         variance = np.zeros((1, 1), dtype=np.float32)
     return _residuals(
         planes.target, planes.source, variance, stamps.x, stamps.y, stamps.half,
-        np.ascontiguousarray(local), level,
+        np.ascontiguousarray(local), level, pedestal,
     )  # fmt: skip
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _residuals(target, source, variance, xs, ys, half, kernels, level):  # type: ignore[no-untyped-def] # pragma: no cover
+def _residuals(target, source, variance, xs, ys, half, kernels, level, pedestal):  # type: ignore[no-untyped-def] # pragma: no cover
     n, ky, kx = kernels.shape
     hy, hx = ky // 2, kx // 2
     side = 2 * half + 1
@@ -357,12 +365,13 @@ def _residuals(target, source, variance, xs, ys, half, kernels, level):  # type:
                             line_variance[p] += k * k * variance[y - hy + dy, x0 + dx + p]
             for p in range(side):
                 matched[s, row, p] = line[p] + level[s]
-                residual[s, row, p] = target[y, xs[s] - half + p] - line[p] - level[s]
+                seen = target[y, xs[s] - half + p] - pedestal
+                residual[s, row, p] = seen - line[p] - level[s]
                 noise[s, row, p] = line_variance[p]
     return residual, matched, noise
 
 
-def gather(image: FloatImage, stamps: Stamps) -> npt.NDArray[np.float32]:
+def gather(image: npt.NDArray[Any], stamps: Stamps) -> npt.NDArray[Any]:
     """Return the pixels of an image under every stamp, shape (n_stamps, side, side)."""
     offsets = np.arange(-stamps.half, stamps.half + 1)
     return image[

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from core.errors import QualityRejected
 from core.image import Image
-from core.noise import Sky, measure_sky
+from core.noise import Sky, measure_sky, sky_variance
 from core.psf import measure_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
 from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 DOCUMENTED_KERNEL = (7, 7)
 DOCUMENTED_RIDGE = 1e-6
+DEFAULT_FWHM = 3.0  # pixels, where no star shows the seeing
+SEEING_WINDOW = 1024  # pixels
 
 
 def run_sfft(
@@ -117,15 +119,19 @@ def run_sfft(
     if science.shape != reference.shape:
         raise ValueError(f"image and template differ in shape: {science.shape}, {reference.shape}")
     science, sky = with_noise_argument(science, err)
-    reference, reference_sky = with_noise_argument(reference, template_err)
-    sky = sky or measure_sky(science)
+    reference, _ = with_noise_argument(reference, template_err)
     if science.variance is None:
-        science = replace(science, variance=sky.rms**2)
-    science, stars, fwhm = _described(science, sky)
-    reference_sky = reference_sky or _sky_or_flat(reference)
-    reference, _, reference_fwhm = _described(reference, reference_sky)
-    chosen, stamp_half = _around(obj, obj_size, stars)
-    pair = Pair(science, reference, fwhm, reference_fwhm, chosen)
+        science = replace(science, variance=(sky or measure_sky(science)).rms ** 2)
+    fwhm, reference_fwhm = _seeing(science), _seeing(reference)
+    chosen, stamp_half = _around(obj, obj_size)
+    pair = Pair(
+        science,
+        reference,
+        fwhm if np.isfinite(fwhm) else DEFAULT_FWHM,
+        reference_fwhm if np.isfinite(reference_fwhm) else min(fwhm, DEFAULT_FWHM),
+        chosen,
+        sky_variance=sky_variance(science, sky) if sky is not None else None,
+    )
     settings = SFFTSettings(
         kernel_shape=kernel_shape,
         kernel_order=kernel_poly_order,
@@ -166,29 +172,38 @@ def _say(verbose: bool | Callable[..., Any], message: str, *values: object) -> N
         log.debug(message, *values)
 
 
-def _sky_or_flat(image: Image) -> Sky:
-    """Measure the sky; a noiseless template has a flat one of negligible noise."""
+def _seeing(image: Image) -> float:
+    """Measure the seeing in the middle of the frame, pixels; NaN without a star.
+
+    The fit itself looks for its places over the whole frame; the seeing only chooses its scale.
+    """
+    ny, nx = image.shape
+    half = SEEING_WINDOW // 2
+    box = (
+        slice(max(0, ny // 2 - half), ny // 2 + half),
+        slice(max(0, nx // 2 - half), nx // 2 + half),
+    )
+    middle = Image(
+        np.ascontiguousarray(image.data[box]), np.ascontiguousarray(image.mask[box]),
+        name=image.name,
+    )  # fmt: skip
     try:
-        return measure_sky(image)
-    except QualityRejected:
-        level = np.full(image.shape, np.median(image.data), dtype=np.float32)
-        scatter = max(float(np.std(image.data)), 1e-6)
-        return Sky(level, np.full(image.shape, 1e-4 * scatter, np.float32), float(level[0, 0]), 0.0)
+        sky = measure_sky(middle)
+    except QualityRejected:  # a noiseless template: any scatter will do to find its stars
+        flat = np.full(middle.shape, np.median(middle.data), dtype=np.float32)
+        scatter = np.float32(max(float(np.std(middle.data)), 1e-6))
+        sky = Sky(flat, np.full(middle.shape, 1e-3 * scatter, np.float32), 0.0, 0.0)
+    data = middle.data - sky.level
+    stars = select_stars(find_sources(data, sky.rms, middle.mask))
+    if not np.isfinite(stars.fwhm):
+        return float("nan")
+    return measure_psf(data, sky.rms, middle.bad, stars.sources, stars.fwhm).fwhm
 
 
-def _described(image: Image, sky: Sky) -> tuple[Image, StarList, float]:
-    """Measure stars, seeing and PSF."""
-    flat = image.data - sky.level
-    stars = select_stars(find_sources(flat, sky.rms, image.mask))
-    seeing = stars.fwhm if np.isfinite(stars.fwhm) else 3.0
-    psf = measure_psf(flat, sky.rms, image.bad, stars.sources, seeing)
-    return replace(image, psf=psf), stars, psf.fwhm
-
-
-def _around(obj: Any, obj_size: int | None, stars: StarList) -> tuple[StarList | None, int | None]:
+def _around(obj: Any, obj_size: int | None) -> tuple[StarList | None, int | None]:
     """Turn the documented object list into stars to fit around, and the stamps' half-size."""
     if obj is None:
-        return stars, obj_size
+        return None, obj_size
     x = np.asarray(obj["x"], dtype=np.float64)
     y = np.asarray(obj["y"], dtype=np.float64)
     names = getattr(obj, "colnames", None) or list(obj.keys())
@@ -201,4 +216,4 @@ def _around(obj: Any, obj_size: int | None, stars: StarList) -> tuple[StarList |
     sources = SourceList(
         x, y, flux, unknown, unknown, np.ones(len(x)), unknown, np.ones(len(x), dtype=bool)
     )
-    return StarList(sources, stars.fwhm), max(3, obj_size)
+    return StarList(sources, float("nan")), max(3, obj_size)

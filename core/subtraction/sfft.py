@@ -1,121 +1,40 @@
 """SFFT: a spatially varying delta-basis kernel from one global least-squares problem.
 
 The method is that of Hu et al. 2022 (ApJ 936, 157); the fit is done in real space on stamps
-(`core.subtraction.normal_equations`).
+(`core.subtraction.sfft_fit`, `core.subtraction.normal_equations`).
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
 from core.errors import SubtractionFailed
-from core.image import Image, MaskBit
+from core.image import MaskBit, MaskImage
 from core.polynomials import terms
 from core.psf import PSFModel, gaussian_psf
-from core.stars import SourceList
-from core.subtraction.convolve import compiled_threads, convolve_squared, convolve_varying
+from core.subtraction.convolve import compiled_threads, convolve_padded, convolve_squared
 from core.subtraction.correlation import measure_correlation
 from core.subtraction.difference import Difference, SubtractionQuality
-from core.subtraction.finish import (
-    assemble,
-    fit_residual_background,
-    sky_statistics,
-)
+from core.subtraction.finish import assemble, fit_residual_background, sky_statistics
 from core.subtraction.mask_growth import grow
-from core.subtraction.normal_equations import (
-    FitPlanes,
-    KernelModel,
-    accumulate,
-    gather,
-    residuals,
-    solve,
-)
 from core.subtraction.pair import Pair
-from core.subtraction.stamps import Stamps, informative_stamps, stamps_at
+from core.subtraction.sfft_fit import KernelFit
+from core.subtraction.sfft_settings import SFFTResult, SFFTSettings
 
-log = logging.getLogger(__name__)
+__all__ = [
+    "SFFTResult",
+    "SFFTSettings",
+    "choose_kernel_shape",
+    "evaluate_flux_scale",
+    "evaluate_kernel_at",
+    "subtract",
+]
 
 Float64 = npt.NDArray[np.float64]
-ENOUGH_STARS = 60  # bright ones, to do without the faint
-
-
-@dataclass(frozen=True)
-class SFFTSettings:
-    """Options of the engine; None lets it choose from the images.
-
-    Attributes
-    ----------
-    kernel_shape : tuple of int, optional
-        (ky, kx), odd. From both seeings when None (`choose_kernel_shape`).
-    kernel_order, background_order, flux_order : int
-        Polynomial orders over the frame; lowered where there are too few stars to hold them.
-    flux_penalty : float
-        Weight of the soft constraint that holds the kernel's sum at ``flux_order``.
-    ridge : float
-        Tikhonov term on the kernel, relative to the mean diagonal. Never on the background: a
-        ridge there pulls on the sky level.
-    clip : float
-        Pixels and stamps beyond this many sigma of *normalised* residual are left out; raw
-        residuals would throw away the bright stars that carry the information.
-    iterations : int
-        The most clipping iterations.
-    stamp_half : int, optional
-        Half-size of a fitting stamp, pixels.
-    max_stamps : int
-        The most stamps; the cost of the fit is linear in it.
-    relative_error : float
-        Error of the model relative to its flux above the sky, allowed for in the weights.
-    """
-
-    kernel_shape: tuple[int, int] | None = None
-    kernel_order: int = 2
-    background_order: int = 2
-    flux_order: int = 1
-    flux_penalty: float = 1e3
-    ridge: float = 1e-6
-    clip: float = 5.0
-    iterations: int = 4
-    stamp_half: int | None = None
-    max_stamps: int = 400
-    relative_error: float = 0.002
-
-
-@dataclass(frozen=True)
-class SFFTResult:
-    """A kernel solution.
-
-    Attributes
-    ----------
-    kernel : ndarray of float64, shape (n_terms, ky, kx)
-        Convolution kernel of every polynomial term (`core.polynomials.exponents`).
-    background : ndarray of float64, shape (n_background,)
-        Differential background, ADU of the image that is not convolved.
-    kernel_order, background_order : int
-    shape : tuple of int
-        (ny, nx) of the frame.
-    convolved : str
-        Which image the kernel is applied to: ``template`` or ``science``.
-    stamps_used, stamps_clipped : int
-    chi2 : float
-        Reduced chi-square of the fitted pixels.
-    iterations : int
-    """
-
-    kernel: Float64
-    background: Float64
-    kernel_order: int
-    background_order: int
-    shape: tuple[int, int]
-    convolved: str
-    stamps_used: int
-    stamps_clipped: int
-    chi2: float
-    iterations: int
 
 
 def evaluate_kernel_at(
@@ -201,240 +120,51 @@ def subtract(pair: Pair, settings: SFFTSettings | None = None, *, threads: int =
     )
     shape = settings.kernel_shape or choose_kernel_shape(source_fwhm, target_fwhm)
     with compiled_threads(threads):
-        fit = _Fit(source, target, shape, settings, target_fwhm, threads)
+        fit = KernelFit(source, target, shape, settings, target_fwhm, threads)
         stamps = fit.choose_stamps(pair)
         result = fit.run(stamps, "science" if convolve_science else "template")
         return _apply(pair, fit, result, threads, started)
 
 
-class _Fit:
-    """The planes of one fit and the iterations over them."""
-
-    def __init__(
-        self,
-        source: Image,
-        target: Image,
-        kernel_shape: tuple[int, int],
-        settings: SFFTSettings,
-        target_fwhm: float,
-        threads: int,
-    ) -> None:
-        self.settings = settings
-        self.threads = threads
-        self.kernel_shape = kernel_shape
-        half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
-        self.source_level = _typical_level(source)
-        self.target_level = _typical_level(target)
-        self.source_bad = grow(source.bad, half_y, half_x)
-        usable = ~(self.source_bad | target.bad)
-        if usable.mean() < 0.005:
-            raise SubtractionFailed(
-                "the masks leave no usable pixel that both images share; check the masks"
-            )
-        self.source_data = source.data - np.float32(self.source_level)
-        self.source_data[source.bad] = 0
-        self.target_data = target.data - np.float32(self.target_level)
-        self.source_variance = source.variance
-        target_variance = target.variance
-        if target_variance is None:
-            noise = source.variance
-            target_variance = noise if noise is not None else np.ones_like(target.data)
-        self.target_variance = target_variance
-        self.weight = np.where(usable, 1.0 / np.maximum(target_variance, 1e-30), 0).astype(
-            np.float32
-        )
-        self.planes = FitPlanes(self.target_data, self.source_data, self.source_variance)
-        self.stamp_half = settings.stamp_half or int(np.clip(np.ceil(2.5 * target_fwhm), 7, 20))
-
-    def choose_stamps(self, pair: Pair) -> Stamps:
-        """Put stamps on the stars; on whatever is informative where there are too few."""
-        reach = max(self.kernel_shape) // 2
-        chosen = None
-        if pair.stars is not None and len(pair.stars):
-            stars = _telling(pair.stars.sources, self.stamp_half)
-            order = np.argsort(-stars.flux, kind="stable")
-            chosen = stamps_at(stars.x[order], stars.y[order], self.stamp_half, reach, pair.shape)
-            chosen = _spread(chosen, self.settings.max_stamps, pair.shape)
-        if chosen is None or len(chosen) < 20:
-            more = informative_stamps(
-                self.source_data, self.weight, self.stamp_half, reach,
-                limit=self.settings.max_stamps,
-            )  # fmt: skip
-            if chosen is None or len(more) > len(chosen):
-                chosen = more
-        if len(chosen) == 0:
-            raise SubtractionFailed(
-                "no star or other structure to match on: the frame is too small, empty or masked"
-            )
-        return chosen
-
-    def model_for(self, n_stamps: int) -> KernelModel:
-        """Lower the polynomial orders to what so many stamps can hold."""
-        settings = self.settings
-        allowed = 2 if n_stamps >= 25 else 1 if n_stamps >= 10 else 0
-        if n_stamps >= 100:
-            allowed = settings.kernel_order
-        kernel_order = min(settings.kernel_order, allowed)
-        return KernelModel(
-            self.kernel_shape,
-            kernel_order,
-            min(settings.background_order, allowed),
-            min(settings.flux_order, kernel_order),
-            settings.flux_penalty,
-            settings.ridge,
-        )
-
-    def run(self, stamps: Stamps, convolved: str) -> SFFTResult:
-        """Solve, clip on normalised residuals, and solve again."""
-        settings = self.settings
-        model = self.model_for(len(stamps))
-        base = gather(self.weight, stamps)
-        # At first every star has the same say: the brightest may be the one that changed. Then the
-        # photons decide.
-        allowance = [max(settings.relative_error, error) for error in (0.05, 0.01)]
-        brightness = np.abs(gather(self.target_data, stamps))
-        weights = (base / (1 + (allowance[0] * brightness) ** 2 * base)).astype(np.float32)
-        equations = accumulate(self.planes, stamps, weights, model, threads=self.threads)
-        kernel, background = self._solve(equations, model)
-        kept = np.ones(len(stamps), dtype=bool)
-        chi2 = float("nan")
-        iteration = 0
-        for iteration in range(1, settings.iterations + 1):
-            residual, matched, noise = residuals(self.planes, stamps, kernel, background, model)
-            target_noise = np.where(base > 0, 1 / np.maximum(base, 1e-30), 0)
-            signal = np.abs(matched - (matched.min(axis=(1, 2), keepdims=True)))
-            error = allowance[iteration] if iteration < len(allowance) else settings.relative_error
-            sigma2 = target_noise + noise + (error * signal) ** 2
-            good = base > 0
-            pull2 = np.where(good, residual**2 / np.maximum(sigma2, 1e-30), 0)
-            clipped = good & (pull2 > settings.clip**2)
-            used = good & ~clipped
-            count = np.maximum(used.sum(axis=(1, 2)), 1)
-            stamp_chi2 = np.where(good, np.minimum(pull2, 100), 0).sum(axis=(1, 2)) / np.maximum(
-                good.sum(axis=(1, 2)), 1
-            )
-            middle = float(np.median(stamp_chi2))
-            spread = 1.4826 * float(np.median(np.abs(stamp_chi2 - middle)))
-            kept = stamp_chi2 <= middle + max(settings.clip * spread, 0.5 * middle)
-            kept &= count > 0.3 * good[0].size
-            if kept.sum() < 3:
-                kept[:] = True
-            chi2 = float(np.where(used[kept], pull2[kept], 0).sum() / max(used[kept].sum(), 1))
-            new = np.where(used & kept[:, None, None], 1 / np.maximum(sigma2, 1e-30), 0).astype(
-                np.float32
-            )
-            change = np.abs(new - weights).sum() / max(float(weights.sum()), 1e-30)
-            weights = new
-            if iteration > len(allowance) and change < 1e-3:
-                break
-            equations = accumulate(
-                self.planes, stamps.select(kept), weights[kept], model, threads=self.threads
-            )
-            kernel, background = self._solve(equations, model)
-        return SFFTResult(
-            kernel, background, model.kernel_order, model.background_order,
-            (self.target_data.shape[0], self.target_data.shape[1]), convolved,
-            int(kept.sum()), int(len(stamps) - kept.sum()), chi2, iteration,
-        )  # fmt: skip
-
-    def _solve(self, equations: object, model: KernelModel) -> tuple[Float64, Float64]:
-        try:
-            return solve(equations, model)  # type: ignore[arg-type]
-        except np.linalg.LinAlgError as error:
-            raise SubtractionFailed(f"the kernel fit has no solution: {error}") from error
-
-
-def _telling(stars: SourceList, half: int) -> SourceList:
-    """Leave out the stars whose stamps hold more noise than light, where brighter ones suffice.
-
-    A star of signal-to-noise ratio ``rho`` brings ``rho²`` to the normal equations, and each pixel
-    of its stamp brings noise of the image that is convolved, which pulls the kernel towards
-    smoothing. With a few hundred faint stars that pull left 6 % of every bright star's core.
-    """
-    enough = np.sort(stars.snr)[-ENOUGH_STARS] if len(stars) > ENOUGH_STARS else 0.0
-    least = np.sqrt(10.0) * (2 * half + 1)
-    return stars.select(stars.snr >= min(least, enough))
-
-
-def _spread(stamps: Stamps, limit: int, shape: tuple[int, int]) -> Stamps:
-    """Take the brightest stamps of every cell of a coarse grid, and none twice."""
-    if len(stamps) == 0:
-        return stamps
-    cells = max(1, int(np.sqrt(limit / 6)))
-    cell_x = np.clip(stamps.x * cells // shape[1], 0, cells - 1)
-    cell_y = np.clip(stamps.y * cells // shape[0], 0, cells - 1)
-    taken: dict[int, int] = {}
-    rank = np.empty(len(stamps), dtype=np.int64)
-    for i, cell in enumerate(cell_y * cells + cell_x):
-        rank[i] = taken.get(int(cell), 0)
-        taken[int(cell)] = rank[i] + 1
-    order = np.lexsort((np.arange(len(stamps)), rank))[:limit]
-    return stamps.select(np.sort(order))
-
-
-def _typical_level(image: Image) -> float:
-    """Median of the good pixels of a sample: taken out before the fit, so that a sky pedestal
-    times the kernel's sum is not mistaken for the background."""
-    step = max(1, int(np.sqrt(image.data.size / 1e5)))
-    sample = image.data[::step, ::step][~image.bad[::step, ::step]]
-    return float(np.median(sample)) if sample.size else 0.0
-
-
-def _apply(pair: Pair, fit: _Fit, result: SFFTResult, threads: int, started: float) -> Difference:
+def _apply(
+    pair: Pair, fit: KernelFit, result: SFFTResult, threads: int, started: float
+) -> Difference:
     """Convolve, subtract, propagate the noise and judge."""
     science_convolved = result.convolved == "science"
-    order = result.kernel_order
-    matched = convolve_varying(fit.source_data, result.kernel, order, threads=threads)
-    if fit.source_variance is not None:
-        variance = convolve_squared(fit.source_variance, result.kernel, order, threads=threads)
-    else:
-        variance = np.zeros_like(matched)
     kernel_sum = _kernel_sums(result)
-    if not np.isfinite(kernel_sum).all() or np.median(kernel_sum) <= 0 or (kernel_sum <= 0).any():
+    if not np.isfinite(kernel_sum).all() or (kernel_sum <= 0).any():
         raise SubtractionFailed(
             f"the kernel's sum is {np.median(kernel_sum):.3g} (lowest {kernel_sum.min():.3g}): "
             "the images do not show the same sky, or one of them is not photometric"
         )
+    mask = _joined_mask(pair, fit, science_convolved)
+    order = result.kernel_order
+    matched = convolve_padded(fit.padded, pair.shape, result.kernel, order, threads=threads)
+    fit.release()
+    if fit.source_variance is not None:
+        variance = convolve_squared(fit.source_variance, result.kernel, order, threads=threads)
+    else:
+        variance = np.zeros_like(matched)
     own_gain = None
     if not science_convolved and pair.sky_variance is not None and pair.science.facts.gain:
         own_gain = pair.science.facts.gain
-        variance += pair.sky_variance + np.maximum(matched, 0) / np.float32(own_gain)
+        _add_model_noise(variance, pair.sky_variance, matched, np.float32(1 / own_gain))
     else:
         variance += fit.target_variance
-    residual = fit.target_data - matched
-    mask = pair.science.mask.copy()
-    template_bad = grow(pair.template.bad, 0, 0) if science_convolved else fit.source_bad
+    data = np.subtract(fit.target, np.float32(fit.target_level))
+    data -= matched
+    data -= fit_residual_background(data, variance, mask, fit.settings.background_order)
     if science_convolved:
-        mask[fit.source_bad] |= np.uint16(MaskBit.BAD)
-    no_template = (pair.template.mask & MaskBit.NO_DATA) != 0
-    saturated = (pair.template.mask & MaskBit.SATURATED) != 0
-    mask[template_bad] |= np.uint16(MaskBit.TEMPLATE_BAD)
-    mask[saturated] |= np.uint16(MaskBit.TEMPLATE_SATURATED)
-    mask[no_template] |= np.uint16(MaskBit.TEMPLATE_NO_DATA)
-    half_y, half_x = fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2
-    for edge in (np.s_[:half_y], np.s_[-half_y:], np.s_[:, :half_x], np.s_[:, -half_x:]):
-        mask[edge] |= np.uint16(MaskBit.EDGE)
-    background = fit_residual_background(
-        residual, variance, mask != 0, fit.settings.background_order
-    )
-    residual -= background
-    if science_convolved:
-        ny, nx = pair.shape
-        y, x = np.mgrid[0:ny, 0:nx]
-        scale = evaluate_flux_scale(result, x, y).astype(np.float32)
-        data = -residual * scale
+        scale = _flux_scale_plane(result)
+        data *= -scale
         variance *= scale**2
-        signal = fit.target_data * scale
+        matched = (fit.target - np.float32(fit.target_level)) * scale
+    planes = assemble(data, variance, matched, mask, pair)
+    sky_mean, sky_chi2 = sky_statistics(planes.scaled, matched, planes.noise, mask)
+    if science_convolved:
+        convolved = np.add(matched, np.float32(fit.source_level), out=matched)
     else:
-        data = residual
-        signal = matched
-    planes = assemble(data, variance, signal, mask, pair)
-    convolved = (
-        pair.science.data - planes.data
-        if not science_convolved
-        else (fit.target_data * scale + np.float32(fit.source_level))
-    )
-    sky_mean, sky_chi2 = sky_statistics(planes.scaled, signal, variance, mask)
+        convolved = np.subtract(pair.science.data, planes.data, out=matched)
     quality = SubtractionQuality(
         engine="sfft",
         kernel_sum=float(np.median(kernel_sum)),
@@ -451,15 +181,77 @@ def _apply(pair: Pair, fit: _Fit, result: SFFTResult, threads: int, started: flo
         seconds=time.perf_counter() - started,
         model_error=planes.model_error,
     )
-    psf = _difference_psf(pair, science_convolved)
     ny, nx = pair.shape
     central = evaluate_kernel_at(result, 0.5 * (nx - 1), 0.5 * (ny - 1))
-    correlation = measure_correlation(central, fit.source_variance, fit.target_variance, mask != 0)
     return Difference(
-        data=planes.data, noise=planes.noise, scaled=planes.scaled,
-        convolved=np.ascontiguousarray(convolved, dtype=np.float32), mask=mask, psf=psf,
-        kernel=result, quality=quality, gain=own_gain, correlation=correlation,
-    )  # fmt: skip
+        data=planes.data,
+        noise=planes.noise,
+        scaled=planes.scaled,
+        convolved=convolved,
+        mask=mask,
+        psf=_difference_psf(pair, science_convolved),
+        kernel=result,
+        quality=quality,
+        gain=own_gain,
+        correlation=measure_correlation(central, fit.source_variance, fit.target_variance, mask),
+    )
+
+
+def _joined_mask(pair: Pair, fit: KernelFit, science_convolved: bool) -> MaskImage:
+    """Join both masks: the convolved image's bits grown by the kernel, and the kernel's edge."""
+    template_bad = fit.source_bad
+    science_bad = None
+    if science_convolved:
+        template_bad = grow(pair.template.bad, 0, 0)
+        science_bad = fit.source_bad
+    mask = np.empty_like(pair.science.mask)
+    _join_masks(pair.science.mask, pair.template.mask, template_bad, mask)
+    if science_bad is not None:
+        mask[science_bad] |= np.uint16(MaskBit.BAD)
+    half_y, half_x = fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2
+    for edge in (np.s_[:half_y], np.s_[-half_y:], np.s_[:, :half_x], np.s_[:, -half_x:]):
+        mask[edge] |= np.uint16(MaskBit.EDGE)
+    return mask
+
+
+_OF_TEMPLATE = (
+    (int(MaskBit.SATURATED), int(MaskBit.TEMPLATE_SATURATED)),
+    (int(MaskBit.NO_DATA), int(MaskBit.TEMPLATE_NO_DATA)),
+)
+_TEMPLATE_BAD = int(MaskBit.TEMPLATE_BAD)
+
+
+@numba.njit(parallel=True, cache=True)
+def _join_masks(science, template, template_bad, out):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = science.shape
+    for y in numba.prange(ny):
+        for x in range(nx):
+            bits = int(science[y, x])
+            if template_bad[y, x]:
+                bits |= _TEMPLATE_BAD
+            if template[y, x]:
+                for own, joined in _OF_TEMPLATE:
+                    if template[y, x] & own:
+                        bits |= joined
+            out[y, x] = bits
+
+
+@numba.njit(parallel=True, cache=True)
+def _add_model_noise(variance, sky, matched, per_gain):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = variance.shape
+    for y in numba.prange(ny):
+        for x in range(nx):
+            variance[y, x] += sky[y, x] + max(matched[y, x], np.float32(0)) * per_gain
+
+
+def _flux_scale_plane(result: SFFTResult) -> npt.NDArray[np.float32]:
+    """The flux scale on every pixel."""
+    ny, nx = result.shape
+    rows = [
+        evaluate_flux_scale(result, np.arange(nx), np.full(nx, y)).astype(np.float32)
+        for y in range(ny)
+    ]
+    return np.stack(rows)
 
 
 def _difference_psf(pair: Pair, science_convolved: bool) -> PSFModel:

@@ -63,7 +63,8 @@ def stamps_at(
 
 def informative_stamps(
     template: FloatImage,
-    weight: FloatImage,
+    variance: FloatImage,
+    usable: BoolImage,
     half: int,
     reach: int,
     *,
@@ -72,15 +73,17 @@ def informative_stamps(
     """Choose stamps by how much they tell about the kernel, evenly over the frame.
 
     The frame is cut into blocks of a stamp's size; a block's information is the sum of
-    ``weight * template²``. A block is centred on its flux, and the best blocks of each cell of a
+    ``template² / variance``. A block is centred on its flux, and the best blocks of each cell of a
     coarse grid are taken, so that no corner is left to extrapolation.
 
     Parameters
     ----------
     template : ndarray of float32, shape (ny, nx)
         Sky-subtracted.
-    weight : ndarray of float32, shape (ny, nx)
-        Inverse variance; zero where a pixel must not be used.
+    variance : ndarray of float32, shape (ny, nx)
+        Of the image that the template is matched to.
+    usable : ndarray of bool, shape (ny, nx)
+        Where a pixel may be used.
     half, reach : int
         Half-sizes of the stamp and of the kernel.
     limit : int
@@ -88,7 +91,7 @@ def informative_stamps(
     """
     side = 2 * half + 1
     ny, nx = template.shape
-    info, cx, cy, good = _block_information(template, weight, side)
+    info, cx, cy, good = _block_information(template, variance, usable, side)
     margin = half + reach
     x = np.clip(np.rint(cx), margin, nx - margin - 1)
     y = np.clip(np.rint(cy), margin, ny - margin - 1)
@@ -118,7 +121,7 @@ def _rank_within(group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _block_information(template, weight, side):  # type: ignore[no-untyped-def] # pragma: no cover
+def _block_information(template, variance, usable, side):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = template.shape
     by, bx = ny // side, nx // side
     info = np.zeros(by * bx)
@@ -133,9 +136,8 @@ def _block_information(template, weight, side):  # type: ignore[no-untyped-def] 
             n = 0
             for y in range(row * side, (row + 1) * side):
                 for x in range(col * side, (col + 1) * side):
-                    w = weight[y, x]
-                    if w > 0:
-                        q = w * template[y, x] * template[y, x]
+                    if usable[y, x] and variance[y, x] > 0:
+                        q = template[y, x] * template[y, x] / variance[y, x]
                         s += q
                         sx += q * x
                         sy += q * y

@@ -1,0 +1,283 @@
+"""Fitting the SFFT kernel: choosing stamps, solving, clipping on normalised residuals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import SubtractionFailed
+from core.image import FloatImage, Image
+from core.stars import SourceList
+from core.subtraction.mask_growth import grow
+from core.subtraction.normal_equations import (
+    FitPlanes,
+    KernelModel,
+    NormalEquations,
+    accumulate,
+    gather,
+    residuals,
+    solve,
+)
+from core.subtraction.pair import Pair
+from core.subtraction.sfft_settings import SFFTResult, SFFTSettings
+from core.subtraction.stamps import Stamps, informative_stamps, stamps_at
+
+Float64 = npt.NDArray[np.float64]
+Weights = npt.NDArray[np.float32]
+ENOUGH_STARS = 60  # bright ones, to do without the faint
+# At first every star has the same say: the brightest may be the one that changed. Then the photons
+# decide.
+FIRST_ALLOWANCES = (0.05, 0.01)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What one solution leaves on the stamps; planes of shape (n_stamps, side, side)."""
+
+    weights: Weights
+    kept: npt.NDArray[np.bool_]
+    chi2: float
+
+
+class KernelFit:
+    """The planes of one fit, and the iterations over them.
+
+    Parameters
+    ----------
+    source, target : Image
+        The image that is convolved, and the other.
+    kernel_shape : tuple of int
+        (ky, kx).
+    settings : SFFTSettings
+        Options.
+    target_fwhm : float
+        Seeing of the target, pixels.
+    threads : int
+        Threads to use.
+
+    Attributes
+    ----------
+    padded : ndarray of float32
+        The source without its sky level, zero where it is bad, as `convolve_padded` reads it.
+    source_bad : ndarray of bool, shape (ny, nx)
+        The source's bad pixels grown by the kernel's footprint.
+    source_level, target_level : float
+        Typical levels, taken out before the fit, so that a sky pedestal times the kernel's sum is
+        not mistaken for the background.
+    target_variance : ndarray of float32
+    """
+
+    def __init__(
+        self,
+        source: Image,
+        target: Image,
+        kernel_shape: tuple[int, int],
+        settings: SFFTSettings,
+        target_fwhm: float,
+        threads: int,
+    ) -> None:
+        self.settings = settings
+        self.threads = threads
+        self.kernel_shape = kernel_shape
+        self.shape = target.shape
+        half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
+        self.source_level = _typical_level(source)
+        self.target_level = _typical_level(target)
+        self.source_bad = grow(source.bad, half_y, half_x)
+        self.usable = ~(self.source_bad | target.bad)
+        if self.usable.mean() < 0.005:
+            raise SubtractionFailed(
+                "the masks leave no usable pixel that both images share; check the masks"
+            )
+        self.source_variance = source.variance
+        self.target = target.data
+        self.target_variance = _variance_or_substitute(target, source)
+        ny, nx = self.shape
+        self.padded = np.zeros((ny + 2 * half_y, nx + 2 * half_x + 128), dtype=np.float32)
+        _place(source.data, source.mask, np.float32(self.source_level), half_y, half_x, self.padded)
+        self.planes = FitPlanes(
+            target.data,
+            self.padded[half_y : half_y + ny, half_x : half_x + nx],
+            source.variance,
+            float(self.target_level),
+        )
+        self.stamp_half = settings.stamp_half or int(np.clip(np.ceil(2.5 * target_fwhm), 7, 20))
+
+    def release(self) -> None:
+        """Let go of the prepared source: a plane of memory that the last steps can use."""
+        self.padded = np.zeros((0, 0), dtype=np.float32)
+        self.planes = FitPlanes(self.target, self.padded, None, 0.0)
+
+    def choose_stamps(self, pair: Pair) -> Stamps:
+        """Put stamps on the stars; on whatever is informative where there are too few.
+
+        Raises
+        ------
+        core.errors.SubtractionFailed
+            If there is nothing to match on.
+        """
+        reach = max(self.kernel_shape) // 2
+        chosen = None
+        if pair.stars is not None and len(pair.stars):
+            stars = _telling(pair.stars.sources, self.stamp_half)
+            order = np.argsort(-stars.flux, kind="stable")
+            chosen = stamps_at(stars.x[order], stars.y[order], self.stamp_half, reach, pair.shape)
+            chosen = _spread(chosen, self.settings.max_stamps, pair.shape)
+        if chosen is None or len(chosen) < 20:
+            more = informative_stamps(
+                self.planes.source, self.target_variance, self.usable, self.stamp_half, reach,
+                limit=self.settings.max_stamps,
+            )  # fmt: skip
+            if chosen is None or len(more) > len(chosen):
+                chosen = more
+        if len(chosen) == 0:
+            raise SubtractionFailed(
+                "no star or other structure to match on: the frame is too small, empty or masked"
+            )
+        return chosen
+
+    def model_for(self, n_stamps: int) -> KernelModel:
+        """Lower the polynomial orders to what so many stamps can hold."""
+        settings = self.settings
+        allowed = 2 if n_stamps >= 25 else 1 if n_stamps >= 10 else 0
+        if n_stamps >= 100:
+            allowed = settings.kernel_order
+        kernel_order = min(settings.kernel_order, allowed)
+        return KernelModel(
+            self.kernel_shape,
+            kernel_order,
+            min(settings.background_order, allowed),
+            min(settings.flux_order, kernel_order),
+            settings.flux_penalty,
+            settings.ridge,
+        )
+
+    def run(self, stamps: Stamps, convolved: str) -> SFFTResult:
+        """Solve, clip on normalised residuals, and solve again.
+
+        Raises
+        ------
+        core.errors.SubtractionFailed
+            If the equations have no solution.
+        """
+        settings = self.settings
+        model = self.model_for(len(stamps))
+        usable = gather(self.usable, stamps)
+        photons = np.where(usable, gather(self.target_variance, stamps), np.inf)
+        brightness = gather(self.target, stamps) - np.float32(self.target_level)
+        first = max(settings.relative_error, FIRST_ALLOWANCES[0])
+        weights = (1 / (np.maximum(photons, 1e-30) + (first * brightness) ** 2)).astype(np.float32)
+        kernel, background = self._solve(stamps, weights, model)
+        trial = _Trial(weights, np.ones(len(stamps), dtype=bool), float("nan"))
+        iteration = 0
+        for iteration in range(1, settings.iterations + 1):
+            later = FIRST_ALLOWANCES[iteration:]
+            error = max(settings.relative_error, later[0]) if later else settings.relative_error
+            before = trial.weights
+            trial = self._judge(stamps, kernel, background, model, photons, error)
+            change = np.abs(trial.weights - before).sum() / max(float(before.sum()), 1e-30)
+            if iteration > len(FIRST_ALLOWANCES) and change < 1e-3:
+                break
+            kept = trial.kept
+            kernel, background = self._solve(stamps.select(kept), trial.weights[kept], model)
+        used = int(trial.kept.sum())
+        return SFFTResult(
+            kernel, background, model.kernel_order, model.background_order, self.shape, convolved,
+            used, len(stamps) - used, trial.chi2, iteration,
+        )  # fmt: skip
+
+    def _judge(
+        self,
+        stamps: Stamps,
+        kernel: Float64,
+        background: Float64,
+        model: KernelModel,
+        photons: npt.NDArray[np.floating],
+        error: float,
+    ) -> _Trial:
+        """Clip pixels, then stamps, and weigh what is left by its full noise."""
+        clip = self.settings.clip
+        residual, matched, noise = residuals(self.planes, stamps, kernel, background, model)
+        signal = matched - matched.min(axis=(1, 2), keepdims=True)
+        sigma2 = np.maximum(photons + noise + (error * signal) ** 2, 1e-30)
+        good = np.isfinite(sigma2)
+        pull2 = np.where(good, residual**2 / sigma2, 0)
+        used = good & (pull2 <= clip**2)
+        count = good.sum(axis=(1, 2))
+        stamp_chi2 = np.minimum(pull2, 100).sum(axis=(1, 2)) / np.maximum(count, 1)
+        middle = float(np.median(stamp_chi2))
+        spread = 1.4826 * float(np.median(np.abs(stamp_chi2 - middle)))
+        kept = stamp_chi2 <= middle + max(clip * spread, 0.5 * middle)
+        kept &= used.sum(axis=(1, 2)) > 0.3 * good[0].size
+        if kept.sum() < 3:
+            kept[:] = True
+        chi2 = float(np.where(used[kept], pull2[kept], 0).sum() / max(used[kept].sum(), 1))
+        weights = np.where(used & kept[:, None, None], 1 / sigma2, 0).astype(np.float32)
+        return _Trial(weights, kept, chi2)
+
+    def _solve(
+        self, stamps: Stamps, weights: Weights, model: KernelModel
+    ) -> tuple[Float64, Float64]:
+        equations: NormalEquations = accumulate(
+            self.planes, stamps, weights, model, threads=self.threads
+        )
+        try:
+            return solve(equations, model)
+        except np.linalg.LinAlgError as error:
+            raise SubtractionFailed(f"the kernel fit has no solution: {error}") from error
+
+
+def _variance_or_substitute(target: Image, source: Image) -> FloatImage:
+    """Return the target's variance; the source's, or a constant, where it has none."""
+    if target.variance is not None:
+        return target.variance
+    return source.variance if source.variance is not None else np.ones_like(target.data)
+
+
+def _telling(stars: SourceList, half: int) -> SourceList:
+    """Leave out the stars whose stamps hold more noise than light, where brighter ones suffice.
+
+    A star of signal-to-noise ratio ``rho`` brings ``rho²`` to the normal equations, and each pixel
+    of its stamp brings noise of the image that is convolved, which pulls the kernel towards
+    smoothing. With a few hundred faint stars that pull left 6 % of every bright star's core.
+    Stars of unknown signal-to-noise ratio stay.
+    """
+    known = stars.snr[np.isfinite(stars.snr)]
+    enough = np.sort(known)[-ENOUGH_STARS] if len(known) > ENOUGH_STARS else 0.0
+    least = min(np.sqrt(10.0) * (2 * half + 1), enough)
+    return stars.select(~(stars.snr < least))
+
+
+def _spread(stamps: Stamps, limit: int, shape: tuple[int, int]) -> Stamps:
+    """Take the brightest stamps of every cell of a coarse grid, and none twice."""
+    if len(stamps) == 0:
+        return stamps
+    cells = max(1, int(np.sqrt(limit / 6)))
+    cell_x = np.clip(stamps.x * cells // shape[1], 0, cells - 1)
+    cell_y = np.clip(stamps.y * cells // shape[0], 0, cells - 1)
+    taken: dict[int, int] = {}
+    rank = np.empty(len(stamps), dtype=np.int64)
+    for i, cell in enumerate(cell_y * cells + cell_x):
+        rank[i] = taken.get(int(cell), 0)
+        taken[int(cell)] = rank[i] + 1
+    order = np.lexsort((np.arange(len(stamps)), rank))[:limit]
+    return stamps.select(np.sort(order))
+
+
+def _typical_level(image: Image) -> float:
+    """Median of the good pixels of a sample."""
+    step = max(1, int(np.sqrt(image.data.size / 1e5)))
+    sample = image.data[::step, ::step][image.mask[::step, ::step] == 0]
+    return float(np.median(sample)) if sample.size else 0.0
+
+
+@numba.njit(parallel=True, cache=True)
+def _place(data, mask, level, half_y, half_x, padded):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = data.shape
+    for y in numba.prange(ny):
+        for x in range(nx):
+            if mask[y, x] == 0:
+                padded[y + half_y, x + half_x] = data[y, x] - level
