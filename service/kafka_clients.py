@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -11,7 +15,7 @@ from service.settings import KafkaSettings
 
 logger = logging.getLogger(__name__)
 
-_LIBRDKAFKA_LOGGER = logging.getLogger("service.librdkafka")
+_REPEAT_SECONDS = 60.0
 _METADATA_REFRESH_MS = 10_000  # a topic or partition that is new is seen after this
 
 
@@ -51,19 +55,23 @@ def producer_config(kafka: KafkaSettings) -> dict[str, Any]:
         "message.max.bytes": kafka.max_message_bytes,
         "compression.type": kafka.compression,
         "linger.ms": 5,
+        # A transaction right after another is told to come again once the first one's markers are
+        # written; by default that took ten times as long as a small transaction itself.
+        "retry.backoff.ms": 10,
         "partitioner": "murmur2_random",  # the Java clients' choice: a key, the same partition
         **kafka.extra,
     }
 
 
 def _common(kafka: KafkaSettings) -> dict[str, Any]:
+    messages = ClientMessages()
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": kafka.client_id,
         "security.protocol": kafka.security_protocol,
         "topic.metadata.refresh.interval.ms": _METADATA_REFRESH_MS,
-        "error_cb": _log_error,
-        "logger": _LIBRDKAFKA_LOGGER,
+        "error_cb": messages.error,
+        "logger": messages,
     }
     optional = {
         "sasl.mechanism": kafka.sasl_mechanism,
@@ -81,6 +89,34 @@ def _common(kafka: KafkaSettings) -> dict[str, Any]:
     return config
 
 
-def _log_error(error: KafkaError) -> None:
-    """Say what librdkafka reports on the side; what must stop us comes out of our own calls."""
-    logger.warning("Kafka: %s (%s)", error.str(), error.name())
+class ClientMessages:
+    """What librdkafka has to say, in our log: each thing once a minute, as it repeats itself.
+
+    What must stop the service comes out of the calls that it makes, not out of here.
+
+    Parameters
+    ----------
+    clock : callable
+        Seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def error(self, error: KafkaError) -> None:
+        """Log an error of the client (its ``error_cb``)."""
+        self._say(logging.WARNING, f"Kafka: {error.str()} ({error.name()})")
+
+    def log(self, level: int, message: str, *args: object) -> None:
+        """Log a line of the client (its ``logger``)."""
+        line = message % args if args else message
+        if not line.startswith("FAIL "):  # these come as errors, too
+            self._say(level, f"Kafka: {line}")
+
+    def _say(self, level: int, line: str) -> None:
+        subject = re.sub(r"\d+ ?ms|\d+", "", line)  # times and ports change, the trouble does not
+        now = self._clock()
+        if now - self._said.get(subject, -math.inf) >= _REPEAT_SECONDS:
+            self._said[subject] = now
+            logger.log(level, "%s", line)

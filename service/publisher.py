@@ -71,6 +71,7 @@ class Publisher:
                 error = _error(exception)
                 if error.fatal() or not error.retriable():
                     raise ProducerFailed(f"no transactions: {_say(error)}") from exception
+                self.serve()  # what the client has to say about why
                 logger.warning("waiting for the brokers: %s", _say(error))
                 time.sleep(0.2)
             else:

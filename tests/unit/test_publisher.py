@@ -140,7 +140,7 @@ def test_opening_waits_for_the_brokers() -> None:
     producer = FakeProducer(init=[PASSING, PASSING])
     publisher = Publisher(producer, patience_seconds=5.0)  # type: ignore[arg-type]
     assert publisher.open(lambda: False)
-    assert producer.calls == ["init"] * 3
+    assert producer.calls == ["init", "poll", "init", "poll", "init"]
 
 
 def test_opening_gives_way_to_a_stop() -> None:
