@@ -20,8 +20,9 @@ from core.noise import Sky, measure_sky, sky_variance, with_noise
 from core.psf import measure_psf
 from core.reading import read_exposure
 from core.stars import SourceList, StarList, find_sources, select_stars
-from core.subtraction import sfft
+from core.subtraction import hotpants, sfft
 from core.subtraction.difference import Difference
+from core.subtraction.hotpants import HotpantsSettings
 from core.subtraction.pair import Pair
 from core.subtraction.verdict import QualityLimits, judge
 from core.templates import Template, TemplateProvider, TemplateRequest
@@ -58,6 +59,8 @@ class PipelineSettings:
         Threads that compiled and BLAS code may use.
     limits : QualityLimits
         What a subtraction must keep to be published.
+    hotpants : str
+        Name or path of the user's HOTPANTS program, for the engine of that name.
     """
 
     engines: Sequence[str] = ("sfft",)
@@ -70,6 +73,7 @@ class PipelineSettings:
     keep_difference: bool = False
     threads: int = 1
     limits: QualityLimits = field(default_factory=QualityLimits)
+    hotpants: str = "hotpants"
 
 
 @dataclass
@@ -252,7 +256,14 @@ def _pair(science: Image, sky: Sky, stars: StarList, gridded: GriddedTemplate) -
 
 
 def _engines(settings: PipelineSettings) -> Mapping[str, Engine]:
-    return {"sfft": partial(sfft.subtract, threads=settings.threads)}
+    return {
+        "sfft": partial(sfft.subtract, threads=settings.threads),
+        "hotpants": partial(
+            hotpants.subtract,
+            settings=HotpantsSettings(executable=settings.hotpants),
+            threads=settings.threads,
+        ),
+    }
 
 
 def engine_names() -> tuple[str, ...]:
