@@ -126,7 +126,8 @@ def measure_psf(
     basis = terms(order, x, y, shape)
     stamps = stamps - _pedestals(stamps, half)[:, None]
     known = np.isfinite(stamps)
-    first = np.nan_to_num(np.nanmedian(stamps, axis=0))
+    never = ~known.any(axis=0)
+    first = np.nanmedian(np.where(never, 0, stamps), axis=0)
     stamps = np.where(known, stamps, 0)
     base = np.where(known, 1.0 / (noise**2 + 0.0003**2 + (0.02 * np.abs(first)) ** 2), 0)
     keep = np.ones(len(x), dtype=bool)
@@ -183,7 +184,9 @@ def _star_stamps(
         box = (slice(yi - pad, yi + pad + 1), slice(xi - pad, xi + pad + 1))
         if bad[box][3:-3, 3:-3].mean() > 0.1 or bad[box][3:-3, 3:-3][core].any():
             continue
-        moved = shifted(data[box], xi - x, yi - y)[3:-3, 3:-3]
+        # a spline would carry what a bad pixel holds into those around it
+        pixels = np.where(bad[box], np.float32(0), data[box])
+        moved = shifted(pixels, xi - x, yi - y)[3:-3, 3:-3]
         flux = moved[core].sum()
         if not np.isfinite(flux) or flux <= 0:
             continue

@@ -189,8 +189,9 @@ def select_stars(sources: SourceList, *, limit: int = 2000) -> StarList:
 
     Notes
     -----
-    The seeing is twice the median half-light radius of the locus, which is exact for a Gaussian
-    and 3 to 7 % too large for a Moffat profile of index 3 to 5.
+    The seeing is twice the median half-light radius of the locus, which is exact for a Gaussian.
+    A bright Moffat star has more light in its wings: 21 % too large for an index of 3.5. It is the
+    size to look for; the PSF model (`core.psf`) measures the FWHM itself.
     """
     good = sources.clean & (sources.snr > 15) & (sources.elongation < 2.0)
     if good.sum() < 5:
