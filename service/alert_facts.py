@@ -89,7 +89,7 @@ def _place(candidate: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, s
     return [
         ("ra, dec", _join(_format(ra, ".6f"), _format(dec, "+.6f", "°"))),
         ("", sexagesimal),
-        ("error", _join(_format(errors[0], ".2g"), _format(errors[1], ".2g", "″"))),
+        ("error", _join(_format(errors[0], "#.2g"), _format(errors[1], "#.2g", "″"))),
         ("xpos, ypos", _join(_format(x, ".2f"), _format(y, ".2f", " (from 1)"))),
         ("to the edge", _format(candidate.get("mindtoedge"), ".0f", " pixels")),
     ]

@@ -17,6 +17,13 @@ from service import commands
 _HELPERS = {"options"}
 _ORDER = ("demo", "run", "process", "view", "check_config")
 _INTERRUPTED = 130
+_EPILOG = """\
+examples:
+  skydelta demo                       the quickest way to see what it does
+  skydelta process science.fits --template template.fits --out results
+  skydelta run --config skydelta.toml
+  skydelta COMMAND --help             what a command takes
+"""
 _WRONG_INPUT = 2
 
 
@@ -27,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = next((arg.replace("-", "_") for arg in argv if not arg.startswith("-")), None)
     modules = {name: _command(name) for name in ([wanted] if wanted in names else names)}
     parser = _parser(modules)
+    if not argv:
+        parser.print_help(sys.stderr)
+        return _WRONG_INPUT
     args = parser.parse_args(argv)
     try:
         return int(modules[args.command.replace("-", "_")].run(args))
@@ -42,10 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(modules: dict[str, ModuleType]) -> argparse.ArgumentParser:
     parser = _OneLineParser(
-        prog="skydelta", description="Exposures in, alert packets for what changed in the sky out."
+        prog="skydelta",
+        description="Exposures in, alert packets for what changed in the sky out.",
+        epilog=_EPILOG,
+        formatter_class=_HelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
     for module in modules.values():
         module.add_parser(subparsers)
     return parser
@@ -65,6 +80,13 @@ class _OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(_WRONG_INPUT, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Puts the longest command and what it does on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=20)
 
 
 class _Version(argparse.Action):

@@ -140,8 +140,9 @@ def _problem(item: Mapping[str, Any], source: str) -> Problem:
         where = f"{PREFIX}{path[0]}".upper()
     if item["type"] == "extra_forbidden":
         return Problem(where, key, f"unknown key{_did_you_mean(path)}")
-    what = str(item["msg"])
-    what = what.removeprefix("Value error, ")
+    what = str(item["msg"]).partition(", unable to parse")[0]
+    if what.startswith("Value error, "):  # ours, and it names the value
+        return Problem(where, key, what.removeprefix("Value error, "))
     value = item.get("input")
     secret = any(word in key for word in ("password", "secret", "extra"))
     if isinstance(value, str | int | float | bool) and not secret:

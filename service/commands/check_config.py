@@ -6,6 +6,17 @@ import argparse
 import sys
 from typing import Any
 
+_DESCRIPTION = """\
+Check the settings file and the environment: one line for each problem and exit code 2, or OK and
+the settings that would be used, with secrets masked. Nothing is connected to.
+"""
+
+_EPILOG = """\
+examples:
+  skydelta check-config --config skydelta.toml
+  skydelta check-config --table          every setting, its variable, default and meaning
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
@@ -13,9 +24,10 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "check-config",
-        help="check the settings; show what they come to, secrets masked",
-        description="Check the settings file and the environment: one line for each problem and "
-        "exit code 2, or OK and the settings that would be used, with secrets masked.",
+        help="check the settings, and show what they come to",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(parser)
     parser.add_argument(

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
+_DESCRIPTION = """\
+Simulate a small survey, publish its exposures, follow the alerts that the service publishes, and
+compare them with what was hidden in the images.
+"""
+
 _EPILOG = """\
 examples:
   skydelta demo                                  six exposures of 1024 x 1024 pixels
@@ -35,9 +40,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     default = DemoOptions(Path("demo-output"))
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "demo",
-        help="simulate a small survey and watch its alerts come out of the stream",
-        description="Simulate a small survey, publish its exposures, follow the alerts that the "
-        "service publishes, and compare them with what was hidden in the images.",
+        help="simulate a small survey and watch its alerts come out",
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -7,6 +7,19 @@ import logging
 import sys
 from typing import Any
 
+_DESCRIPTION = """\
+Consume exposure events from Kafka, and publish alert packets and one status for every event, until
+SIGTERM or Ctrl-C. `skydelta check-config` says beforehand what is wrong with the settings.
+"""
+
+_EPILOG = """\
+exit codes: 0 stopped when asked to; 1 it cannot go on, the log says why; 2 wrong settings
+
+examples:
+  skydelta run --config skydelta.toml
+  SKYDELTA_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 skydelta run --config skydelta.toml
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
@@ -15,10 +28,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "run",
         help="run the service: exposure events in, alert packets out",
-        description="Consume exposure events from Kafka, and publish alert packets and one status "
-        "for every event, until SIGTERM or Ctrl-C.",
-        epilog="example: SKYDELTA_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 "
-        "skydelta run --config skydelta.toml",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(parser)
 

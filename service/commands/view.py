@@ -6,9 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+_DESCRIPTION = """\
+Show an alert packet of the ZTF family (skydelta's, ZTF's, a broker's): its facts as a table, and
+its science, template and difference cutouts as a PNG.
+"""
+
 _EPILOG = """\
 examples:
-  skydelta view demo-output/alerts/4975307251101184342.avro
+  skydelta view alert.avro
   skydelta view alert.avro --png triplet.png
   skydelta view night.avro --index 7 --json
 """
@@ -18,9 +23,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser(
         "view",
-        help="show an alert packet: its facts as a table, its triplet as a PNG",
-        description="Show an alert packet of the ZTF family (skydelta's, ZTF's, a broker's): "
-        "its facts as a table, and its science, template and difference cutouts as a PNG.",
+        help="show an alert packet: its facts, its triplet as a PNG",
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
