@@ -6,7 +6,7 @@ import sep
 
 from core.image import MaskBit
 from core.simulate import Galaxies, SimulatedPSF, add_galaxies, add_stars
-from core.stars import SourceList, find_sources, select_stars
+from core.stars import SourceList, _contamination, find_sources, select_stars
 from tests.unit.made_frames import FWHM_PER_SIGMA, add_gaussians, grid_of_places
 
 SHAPE = (512, 512)
@@ -94,13 +94,22 @@ def test_a_saturated_star_is_one_source_and_not_clean():
     assert not sources.clean[0]
 
 
-def test_of_a_close_pair_the_fainter_is_not_clean():
+def test_a_resolved_neighbour_does_not_move_a_star():
     light = np.zeros(SHAPE)
-    add_gaussians(light, [100, 105, 300, 312], [100, 100, 300, 300], [2e4, 3e3, 2e4, 2e3], 3.0)
+    add_gaussians(light, [100.2, 106.2], [100, 100], [2e4, 8e3], 3.0)
     sources = find_sources(observed(light), RMS, CLEAR)
-    index, distance = nearest(sources, [100, 105, 300, 312], [100, 100, 300, 300])
-    assert distance.max() < 0.5
-    assert sources.clean[index].tolist() == [True, False, True, True]
+    index, _ = nearest(sources, [100.2, 106.2], [100, 100])
+    assert sources.clean[index].all()
+    assert sources.x[index[0]] == pytest.approx(100.2, abs=0.02)
+    assert sources.x[index[1]] == pytest.approx(106.2, abs=0.1)
+
+
+def test_light_of_neighbours_in_a_core_is_what_gaussians_give():
+    x, y = np.array([100.0, 105.0, 300.0]), np.array([50.0, 50.0, 50.0])
+    share = _contamination(x, y, np.array([100.0, 10.0, 50.0]), 1.5)
+    reach = 5.0 - 1.2 * 1.5
+    light = np.exp(-0.5 * (reach / 1.5) ** 2)
+    np.testing.assert_allclose(share, [0.1 * light, 10 * light, 0.0])
 
 
 def test_a_blank_frame_has_no_sources_and_no_seeing():
