@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format broker bench clean distclean
+.PHONY: help venv demo test lint format broker bench figures clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ broker: $(STAMP) ## run a local Apache Kafka in the foreground and print its add
 
 bench: $(STAMP) ## measure speed
 	@$(BIN)/python -m pytest tests/benchmarks -m bench -s $(PYTEST_ARGS)
+
+figures: $(STAMP) ## draw the pictures of the README
+	@$(BIN)/python docs/figures.py --demo
 
 clean: ## remove what runs leave behind
 	rm -rf demo-output build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .numba_cache
