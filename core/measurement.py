@@ -30,6 +30,12 @@ from core.subtraction.difference import Difference
 
 log = logging.getLogger(__name__)
 
+UNSOUND = (
+    CandidateFlag.MASKED_NEAR
+    | CandidateFlag.SATURATED_NEAR
+    | CandidateFlag.TEMPLATE_BAD_NEAR
+    | CandidateFlag.POOR_FIT
+)
 MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10)
 
 
@@ -84,8 +90,9 @@ def measure(
     """Measure every detection and keep those that may be real.
 
     Left out, and counted by reason: detections whose own pixel is masked or most of whose core is
-    (``masked``), dipoles (``dipole``), anything sharper than the PSF (``sharp``), core pixels of
-    both signs (``structure``), what no PSF describes on a template source ten times brighter
+    (``masked``), dipoles (``dipole``), anything sharper than the PSF (``sharp``), anything wider
+    beside unusable pixels or badly fitted (``halo``), core pixels of both signs (``structure``),
+    what no PSF describes on a template source ten times brighter
     (``residual``), fits below the threshold (``faint``), and a second detection of a
     source already taken (``duplicate``).
 
@@ -145,6 +152,8 @@ def _reason_to_reject(
         return "dipole"
     if flags & CandidateFlag.SHARP:
         return "sharp"
+    if flags & CandidateFlag.EXTENDED and flags & UNSOUND:
+        return "halo"
     if flags & CandidateFlag.POOR_FIT and _outshone(field.difference, fit):
         return "residual"
     if np.sign(fit.flux) != sign or abs(fit.flux) < 0.8 * threshold * fit.flux_err:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from core.image import FloatImage, MaskImage
 from core.polynomials import exponents, terms
 from core.subtraction.pair import Pair
 
 MEDIAN_OF_CHI2 = 0.45494  # of one degree of freedom
+CHI2_OF_90_PERCENT = 2.7055
 MAX_MODEL_ERROR = 0.05
+BACKGROUND_BLOCK = 4  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ def assemble(
     ``noise² = variance + (sigma_astrometry * gradient)² + (model_error * signal)²``: the second
     term keeps stars that the registration left displaced from alerting; the third does the same
     for what is wrong with the matching itself (flat field, brighter-fatter, non-linearity), and is
-    zero where the brightest stars show no excess.
+    zero where the brightest stars show no excess. The scatter of the stars is an upper bound of the
+    displacement (the kernel follows a smooth distortion, and centroids of blends scatter for
+    reasons of their own), and as much of it is taken as the residuals ask for.
 
     Parameters
     ----------
@@ -64,7 +69,8 @@ def assemble(
     """
     squared = variance
     if pair.shift_rms > 0:
-        _add_gradient(matched, np.float32(pair.shift_rms**2), squared)
+        displacement = _displacement(data, squared, matched, mask, pair.shift_rms)
+        _add_gradient(matched, np.float32(displacement**2), squared)
     star_chi2 = _star_chi2(data, squared, mask, pair)
     error = _model_error(data, squared, matched, mask)
     scaled = np.empty_like(data)
@@ -72,6 +78,31 @@ def assemble(
     floor = np.float32(1e-12 * max(float(np.median(squared[::step, ::step])), 1e-20))
     _finish(data, squared, matched, np.float32(error**2), floor, scaled)
     return FinishedPlanes(data, squared, scaled, star_chi2, error)
+
+
+def _displacement(
+    data: FloatImage, squared: FloatImage, matched: FloatImage, mask: MaskImage, highest: float
+) -> float:
+    """Find the displacement, up to ``highest`` pixels, that the residuals on steep slopes show.
+
+    Pixels where ``highest`` would double the variance are used, and the smallest displacement is
+    taken that brings the 90th percentile of their chi² to theory: displaced stars are a minority.
+    """
+    step = max(1, int(np.sqrt(data.size / 4e6)))
+    inner = np.s_[1:-1:step, 1:-1:step]
+    gx = 0.5 * (matched[1:-1:step, 2::step] - matched[1:-1:step, :-2:step])
+    gy = 0.5 * (matched[2::step, 1:-1:step] - matched[:-2:step, 1:-1:step])
+    slope2 = gx**2 + gy**2
+    steep = (mask[inner] == 0) & (slope2 * np.float32(highest**2) > squared[inner])
+    if np.count_nonzero(steep) < 30:
+        return highest
+    r2 = data[inner][steep].astype(np.float64) ** 2
+    v = squared[inner][steep].astype(np.float64)
+    g2 = slope2[steep].astype(np.float64)
+    for share in np.linspace(0, 1, 21):
+        if np.percentile(r2 / (v + (share * highest) ** 2 * g2), 90) <= CHI2_OF_90_PERCENT:
+            return float(share * highest)
+    return highest
 
 
 def _star_chi2(data: FloatImage, squared: FloatImage, mask: MaskImage, pair: Pair) -> float:
@@ -155,45 +186,78 @@ def _finish(data, squared, matched, error2, floor, scaled):  # type: ignore[no-u
 
 
 def fit_residual_background(
-    residual: FloatImage,
-    variance: FloatImage,
-    mask: MaskImage,
-    order: int,
+    residual: FloatImage, variance: FloatImage, mask: MaskImage, order: int
 ) -> FloatImage:
-    """Fit a polynomial to what is left of the sky, on a sample of the whole frame.
+    """Fit a polynomial to what is left of the sky, over the whole frame.
 
-    The stamps see the sky around stars only; here every corner has its say.
+    The stamps see the sky around stars only; here every corner has its say. The residual is
+    averaged over blocks of 4x4 pixels, in which a source that no single pixel shows stands out;
+    blocks beyond 3 sigma are left out together with their neighbours, so that the wings of what
+    changed in the sky do not lift the background from under it.
+
+    Parameters
+    ----------
+    residual, variance : ndarray of float32, shape (ny, nx)
+    mask : ndarray of uint16 or bool, shape (ny, nx)
+        Pixels that are not zero are not used.
+    order : int
+        Order of the polynomial.
 
     Returns
     -------
     ndarray of float32, shape (ny, nx)
     """
     ny, nx = residual.shape
-    step = max(1, int(np.sqrt(residual.size / 2e5)))
-    y, x = np.mgrid[0:ny:step, 0:nx:step]
-    value = residual[::step, ::step].astype(np.float64)
-    sigma = np.sqrt(np.maximum(variance[::step, ::step], 1e-30)).astype(np.float64)
-    use = (mask[::step, ::step] == 0) & np.isfinite(value)
+    value, sigma, use = _block_means(residual, variance, mask, BACKGROUND_BLOCK)
     if use.sum() < 50:
         return np.zeros_like(residual)
-    basis = terms(order, x[use], y[use], (ny, nx))
-    v, s = value[use], sigma[use]
-    keep = np.ones(v.size, dtype=bool)
-    coefficients: npt.NDArray[np.float64] = np.zeros(basis.shape[1])
+    rows, cols = np.indices(value.shape)
+    half = 0.5 * (BACKGROUND_BLOCK - 1)
+    everywhere = terms(
+        order, cols * BACKGROUND_BLOCK + half, rows * BACKGROUND_BLOCK + half, (ny, nx)
+    )
+    keep = use
+    coefficients: npt.NDArray[np.float64] = np.zeros(everywhere.shape[-1])
     for _ in range(6):
-        weight = 1 / s[keep]
+        basis = everywhere[keep] / sigma[keep][:, None]
         coefficients = np.asarray(
-            np.linalg.lstsq(basis[keep] * weight[:, None], v[keep] * weight, rcond=None)[0],
-            dtype=np.float64,
+            np.linalg.solve(
+                basis.T @ basis + 1e-12 * np.eye(basis.shape[1]),
+                basis.T @ (value[keep] / sigma[keep]),
+            )
         )
-        pull = (v - basis @ coefficients) / s
-        middle = np.median(pull[keep])
-        spread = 1.4826 * np.median(np.abs(pull[keep] - middle))
-        refined = np.abs(pull - middle) < 3 * max(spread, 0.1)
+        pull = (value - everywhere @ coefficients) / sigma
+        spread = 1.4826 * np.median(np.abs(pull[keep] - np.median(pull[keep])))
+        outlier = use & (np.abs(pull) > 3 * max(float(spread), 0.1))
+        refined = use & ~ndimage.binary_dilation(outlier, np.ones((3, 3), dtype=bool))
         if refined.sum() < 50 or (refined == keep).all():
             break
         keep = refined
     return polynomial_plane(coefficients, order, (ny, nx))
+
+
+@numba.njit(parallel=True, cache=True)
+def _block_means(residual, variance, mask, size):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = residual.shape[0] // size, residual.shape[1] // size
+    mean = np.zeros((ny, nx))
+    sigma = np.ones((ny, nx))
+    use = np.zeros((ny, nx), dtype=np.bool_)
+    for row in numba.prange(ny):
+        for col in range(nx):
+            total = 0.0
+            noise2 = 0.0
+            n = 0
+            for y in range(row * size, (row + 1) * size):
+                for x in range(col * size, (col + 1) * size):
+                    if mask[y, x] == 0 and np.isfinite(residual[y, x]):
+                        total += residual[y, x]
+                        noise2 += variance[y, x]
+                        n += 1
+            if 4 * n >= 3 * size * size:
+                mean[row, col] = total / n
+                sigma[row, col] = np.sqrt(max(noise2, 1e-30)) / n
+                use[row, col] = True
+    return mean, sigma, use
 
 
 def polynomial_plane(
