@@ -1,0 +1,388 @@
+"""ZOGY: proper image subtraction, with PSFs, flux scale and shift that vary over the frame.
+
+The method is that of Zackay, Ofek & Gal-Yam 2016 (ApJ 830, 27). It needs no matching kernel: it
+takes both PSFs as known and gives the statistic that no other linear one exceeds for finding a
+point source that is in one image and not in the other. Neither image is ever deconvolved, and it
+does not matter which of them is sharper.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from core.errors import SubtractionFailed
+from core.image import FloatImage, MaskBit, MaskImage
+from core.polynomials import terms
+from core.psf import PSFModel, fwhm_of, stamp_half
+from core.stars import SourceList, StarList
+from core.subtraction.convolve import compiled_threads
+from core.subtraction.difference import Difference, SubtractionQuality
+from core.subtraction.finish import assemble, fit_residual_background, sky_statistics
+from core.subtraction.mask_growth import grow
+from core.subtraction.pair import Pair
+from core.subtraction.zogy_images import KnownImage, disturbed, filled, known
+from core.subtraction.zogy_matching import Matching, MatchingOptions, match
+from core.subtraction.zogy_refinement import Refinement, refine
+from core.subtraction.zogy_tiles import (
+    ProperPlanes,
+    TileGrid,
+    TileInputs,
+    model_of,
+    subtract_tiles,
+)
+from core.subtraction.zogy_transform import NOISELESS, difference_psf, tile_kernels
+
+log = logging.getLogger(__name__)
+
+Float64 = npt.NDArray[np.float64]
+TILE = 512  # pixels: the side of a tile that is not given
+
+
+@dataclass(frozen=True)
+class ZogySettings:
+    """Options of the engine; None lets it choose from the images.
+
+    Attributes
+    ----------
+    tiles : tuple of int, optional
+        Number of tiles along y and x; of about 512 pixels a side when None.
+    border : int, optional
+        Pixels around a tile that are transformed with it and thrown away; one and a half PSF
+        stamps when None.
+    fit_scale, fit_shift : bool
+        Measure the flux scale, and the shift, on the stars.
+    scale : float
+        Science ADU per template ADU where it is not fitted.
+    flux_order, shift_order, background_order : int
+        Polynomial orders over the frame; lowered where there are too few stars to hold them.
+    refine : bool
+        Take out of the difference what the PSF models leave on the stars
+        (`core.subtraction.zogy_refinement`).
+    astrometric_error : tuple of float, optional
+        (x, y) registration noise, pixels; what was measured on the stars when None.
+    """
+
+    tiles: tuple[int, int] | None = None
+    border: int | None = None
+    fit_scale: bool = True
+    fit_shift: bool = True
+    scale: float = 1.0
+    flux_order: int = 2
+    shift_order: int = 2
+    background_order: int = 2
+    refine: bool = True
+    astrometric_error: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ZogyResult:
+    """What only this engine has; planes are ndarray of float32, shape (ny, nx).
+
+    Attributes
+    ----------
+    score : S, the matched-filter statistic (equation 17), 1 / ADU
+    significance : S_corr (equation 25): S over its noise, the sources' photons, the registration
+        noise and the measured error of the matching included; unit variance on blank sky
+    flux, flux_err : F_psf and its 1-sigma error, science ADU
+    matching : flux scale and shift
+    refinement : what was taken out of the PSF models' errors, or None
+    grid : the tiles
+    """
+
+    score: FloatImage
+    significance: FloatImage
+    flux: FloatImage
+    flux_err: FloatImage
+    matching: Matching
+    refinement: Refinement | None
+    grid: TileGrid
+
+
+def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int = 1) -> Difference:
+    """Subtract the template properly.
+
+    Parameters
+    ----------
+    pair : Pair
+        Both images on one grid, sky-subtracted. Their PSF models are used; a Gaussian of the
+        given seeing where there is none.
+    settings : ZogySettings, optional
+        Options.
+    threads : int
+        Tiles that are worked on at a time.
+
+    Returns
+    -------
+    Difference
+        ``data`` is D times the noise that gives it the zero-frequency gain of the science image:
+        science ADU, white noise on blank sky. ``psf`` is P_D. ``convolved`` is the template's part
+        in D, brought to that PSF; it is *not* ``science - data``, since the science image is
+        filtered too. ``kernel`` is a `ZogyResult`.
+
+    Raises
+    ------
+    core.errors.SubtractionFailed
+        If the masks leave nothing, or no star tells how the images match.
+    """
+    settings = settings or ZogySettings()
+    started = time.perf_counter()
+    with compiled_threads(threads):
+        science = known(pair.science, pair.science_fwhm)
+        template = known(pair.template, pair.template_fwhm)
+        _check(science, template)
+        matching = _match(science, template, pair, settings)
+        inputs, grid = _inputs(science, template, settings, matching)
+        planes = subtract_tiles(inputs, grid, threads=threads)
+        mask = _mask(science, template, _reach(inputs, grid))
+        refinement = _refine(planes, mask, pair, settings, threads)
+        return _finish(pair, settings, inputs, grid, planes, mask, refinement, started)
+
+
+def _check(science: KnownImage, template: KnownImage) -> None:
+    if science.variance is None:
+        raise SubtractionFailed(f"{science.name}: ZOGY needs the noise of the science image")
+    if (~(science.bad | template.bad)).mean() < 0.005:
+        raise SubtractionFailed(
+            "the masks leave no usable pixel that both images share; check the masks"
+        )
+
+
+def _match(
+    science: KnownImage, template: KnownImage, pair: Pair, settings: ZogySettings
+) -> Matching:
+    options = MatchingOptions(
+        fit_scale=settings.fit_scale,
+        fit_shift=settings.fit_shift,
+        scale=settings.scale,
+        flux_order=settings.flux_order,
+        shift_order=settings.shift_order,
+    )
+    matching = match(science, template, _stars(pair).sources, options)
+    if settings.fit_scale and matching.stars_used == 0:
+        raise SubtractionFailed(
+            "no star is whole and unmasked in both images: the flux scale cannot be measured"
+        )
+    return matching
+
+
+def _stars(pair: Pair) -> StarList:
+    if pair.stars is not None:
+        return pair.stars
+    nothing = np.zeros(0)
+    return StarList(SourceList(*(nothing,) * 7, np.zeros(0, dtype=bool)), float("nan"))
+
+
+def _inputs(
+    science: KnownImage, template: KnownImage, settings: ZogySettings, matching: Matching
+) -> tuple[TileInputs, TileGrid]:
+    ny, nx = science.shape
+    tiles = settings.tiles or (max(1, round(ny / TILE)), max(1, round(nx / TILE)))
+    border = settings.border
+    if border is None:
+        border = int(1.5 * max(science.psf.size, template.psf.size))
+    grid = TileGrid((ny, nx), (min(tiles[0], ny), min(tiles[1], nx)), border)
+    science_noise = _tile_noise(science, grid)
+    template_noise = _tile_noise(template, grid)
+    if template.variance is None:
+        centres = np.array([tile.centre for tile in grid])
+        scale = matching.flux_scale_at(centres[:, 0], centres[:, 1]).reshape(grid.tiles)
+        template_noise = NOISELESS * science_noise / scale
+    centre = 0.5 * (nx - 1), 0.5 * (ny - 1)
+    whole_science, whole_template = filled(
+        science, template, float(matching.flux_scale_at(*centre))
+    )
+    return TileInputs(whole_science, whole_template, science_noise, template_noise, matching), grid
+
+
+def _tile_noise(image: KnownImage, grid: TileGrid) -> Float64:
+    """Median noise of each tile's good pixels; of the whole frame's where it has few."""
+    whole = image.typical_variance()
+    noise = np.zeros(grid.tiles)
+    if image.variance is None:
+        return noise
+    for number, tile in enumerate(grid):
+        box = np.s_[tile.y0 : tile.y1 : 4, tile.x0 : tile.x1 : 4]
+        good = image.variance[box][~image.bad[box]]
+        noise.flat[number] = np.median(good) if good.size > 100 else whole
+    return np.sqrt(np.maximum(noise, 0.01 * whole))
+
+
+def _reach(inputs: TileInputs, grid: TileGrid) -> int:
+    """How far a pixel that was filled is felt: half-size of the box that holds 99.5 % of both
+    kernels of D."""
+    tiles = list(grid)
+    number = (grid.tiles[0] // 2) * grid.tiles[1] + grid.tiles[1] // 2
+    model = model_of(inputs, grid, tiles[number], divmod(number, grid.tiles[1]))
+    side = int(scipy.fft.next_fast_len(2 * model.science_psf.shape[1] + 1, real=True))
+    squared = tile_kernels(model, (side, side))[:2] ** 2
+    away = np.abs(np.fft.fftfreq(side) * side)
+    distance = np.maximum(away[:, None], away[None, :])
+    for half in range(side // 2):
+        outside = (squared * (distance > half)).sum(axis=(1, 2))
+        if outside.sum() < 0.005 * squared.sum():
+            return half
+    return side // 2
+
+
+def _mask(science: KnownImage, template: KnownImage, reach: int) -> MaskImage:
+    """Join both masks, each grown by the kernels."""
+    mask = science.mask.copy()
+    mask[grow(science.bad, reach, reach)] |= np.uint16(MaskBit.BAD)
+    mask[grow(template.bad, reach, reach)] |= np.uint16(MaskBit.TEMPLATE_BAD)
+    mask[(template.mask & MaskBit.SATURATED) != 0] |= np.uint16(MaskBit.TEMPLATE_SATURATED)
+    mask[(template.mask & MaskBit.NO_DATA) != 0] |= np.uint16(MaskBit.TEMPLATE_NO_DATA)
+    edge = max(reach, int(np.ceil(1.5 * max(science.psf.fwhm, template.psf.fwhm))))
+    for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
+        mask[side] |= np.uint16(MaskBit.EDGE)
+    return mask
+
+
+def _refine(
+    planes: ProperPlanes, mask: MaskImage, pair: Pair, settings: ZogySettings, threads: int
+) -> Refinement | None:
+    """Take out of difference and flux what the PSF models leave on the stars."""
+    if not settings.refine:
+        return None
+    from_science = planes.difference + planes.template_difference
+    refinement = refine(
+        from_science, planes.template_difference, planes.difference_variance, mask, _stars(pair),
+        pair.science_fwhm, threads=threads,
+    )  # fmt: skip
+    if refinement is not None:
+        planes.difference[:] -= refinement.change(planes.template_difference, threads=threads)
+        planes.flux[:] -= refinement.change(planes.template_flux, threads=threads)
+    return refinement
+
+
+def _finish(
+    pair: Pair,
+    settings: ZogySettings,
+    inputs: TileInputs,
+    grid: TileGrid,
+    planes: ProperPlanes,
+    mask: MaskImage,
+    refinement: Refinement | None,
+    started: float,
+) -> Difference:
+    matching = inputs.matching
+    _remove_background(planes, inputs, grid, mask, settings)
+    error = settings.astrometric_error
+    if error is None:
+        measured = matching.shift_rms if settings.fit_shift else pair.shift_rms
+        error = (measured, measured)
+    rms = float(np.sqrt(0.5 * (error[0] ** 2 + error[1] ** 2)))
+    holes = inputs.science.bad & inputs.template.bad
+    if holes.any():
+        scaled = np.asarray(
+            planes.difference / np.sqrt(planes.difference_variance), dtype=np.float32
+        )
+        far = disturbed(holes, scaled, mask == 0, reach=2 * inputs.science.psf.size, step=2)
+        mask[far] |= np.uint16(MaskBit.BAD)
+    with_error = replace(pair, shift_rms=rms)
+    finished = assemble(
+        planes.difference, planes.difference_variance, planes.template_difference, mask, with_error
+    )
+    fluxes = assemble(planes.flux, planes.flux_variance, planes.template_flux, mask, with_error)
+    result = ZogyResult(
+        planes.information * planes.flux, fluxes.scaled, planes.flux, fluxes.noise,
+        matching, refinement, grid,
+    )  # fmt: skip
+    sky_mean, sky_chi2 = sky_statistics(
+        finished.scaled, planes.template_difference, finished.noise, mask
+    )
+    scales = _scales(matching, refinement)
+    side = inputs.science.psf.size
+    used = refinement or matching
+    quality = SubtractionQuality(
+        engine="zogy",
+        kernel_sum=float(np.median(scales)),
+        kernel_sum_spread=float(np.std(scales) / np.median(scales)),
+        star_chi2=finished.star_chi2,
+        sky_chi2=sky_chi2,
+        sky_mean=sky_mean,
+        shift=pair.shift,
+        shift_rms=rms,
+        stars_used=used.stars_used,
+        stars_clipped=used.stars_clipped,
+        kernel_shape=(side, side),
+        convolved="both",
+        seconds=time.perf_counter() - started,
+        model_error=finished.model_error,
+    )
+    return Difference(
+        data=finished.data, noise=finished.noise, scaled=finished.scaled,
+        convolved=planes.template_difference, mask=mask, psf=_difference_psf(inputs, grid),
+        kernel=result, quality=quality,
+    )  # fmt: skip
+
+
+def _scales(matching: Matching, refinement: Refinement | None) -> Float64:
+    """The flux scale on a 9 by 9 grid over the frame."""
+    ny, nx = matching.shape
+    x, y = np.meshgrid(np.linspace(0, nx - 1, 9), np.linspace(0, ny - 1, 9))
+    scales = matching.flux_scale_at(x, y)
+    return scales if refinement is None else scales * refinement.flux_scale_at(x, y)
+
+
+def _remove_background(
+    planes: ProperPlanes,
+    inputs: TileInputs,
+    grid: TileGrid,
+    mask: MaskImage,
+    settings: ZogySettings,
+) -> None:
+    """Take the differential sky out of difference and flux, candidates left out of the fit."""
+    clear = mask.copy()
+    found = planes.flux**2 > 16 * planes.flux_variance
+    clear[grow(found, 3, 3)] |= np.uint16(MaskBit.BAD)
+    background = fit_residual_background(
+        planes.difference, planes.difference_variance, clear, settings.background_order
+    )
+    planes.difference[:] -= background
+    # a constant sky b has S = b / (sigma_n² + beta² sigma_r²), and F_psf = S / F_S
+    planes.flux[:] -= background / (_sky_variance(inputs, grid) * planes.information)
+
+
+def _sky_variance(inputs: TileInputs, grid: TileGrid) -> np.float32:
+    """Variance of D on blank sky, ADU²; the median tile's."""
+    centres = np.array([tile.centre for tile in grid])
+    scale = inputs.matching.flux_scale_at(centres[:, 0], centres[:, 1]).reshape(grid.tiles)
+    return np.float32(np.median(inputs.science_noise**2 + (scale * inputs.template_noise) ** 2))
+
+
+def _difference_psf(inputs: TileInputs, grid: TileGrid) -> PSFModel:
+    """Fit P_D at a grid of places as `core.psf` fits a PSF; unit sum, side lobes included."""
+    ny, nx = grid.shape
+    order = max(inputs.science.psf.order, inputs.template.psf.order)
+    side = int(scipy.fft.next_fast_len(4 * inputs.science.psf.size, real=True))
+    tiles = list(grid)
+    columns = sorted({round(i) for i in np.linspace(0, grid.tiles[1] - 1, 5)})
+    rows = sorted({round(i) for i in np.linspace(0, grid.tiles[0] - 1, 5)})
+    stamps, places = [], []
+    for j in rows:
+        for i in columns:
+            tile = tiles[j * grid.tiles[1] + i]
+            model = model_of(inputs, grid, tile, (j, i))
+            stamps.append(difference_psf(model, (side, side)))
+            places.append(tile.centre)
+    n = len(places)
+    order = min(order, 2 if n >= 12 and min(len(rows), len(columns)) >= 3 else 0)
+    half = max(stamp_half(inputs.science.psf.fwhm), inputs.science.psf.size // 2)
+    cut = np.roll(np.stack(stamps), (half, half), axis=(1, 2))[:, : 2 * half + 1, : 2 * half + 1]
+    at = np.array(places)
+    basis = terms(order, at[:, 0], at[:, 1], (ny, nx))
+    planes = np.linalg.lstsq(basis, cut.reshape(n, -1), rcond=None)[0].reshape(
+        -1, 2 * half + 1, 2 * half + 1
+    )
+    total = planes.sum(axis=(1, 2))
+    mean = planes[0] / total[0]
+    normalised = np.stack([mean] + [(p - p.sum() * mean) / total[0] for p in planes[1:]])
+    return PSFModel(
+        normalised.astype(np.float32), order, (ny, nx), fwhm_of(mean), inputs.science.psf.n_stars
+    )

@@ -1,0 +1,212 @@
+"""Images as the proper subtraction needs them: everything known, and no pixel missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+from scipy import ndimage
+
+from core.errors import SubtractionFailed
+from core.image import FloatImage, Image, MaskImage
+from core.psf import PSFModel, gaussian_psf
+from core.subtraction.zogy_transform import Trust, regularised, transfer, trust_in
+
+FILL_SNR = 30.0  # per frequency, below which a PSF ratio is not believed
+PATCH = 512  # pixels over which one PSF ratio serves for filling
+
+
+@dataclass(frozen=True)
+class KnownImage:
+    """A sky-subtracted image with its noise and its PSF; planes of shape (ny, nx).
+
+    Attributes
+    ----------
+    data : ndarray of float32
+        ADU.
+    mask : ndarray of uint16
+        `core.image.MaskBit` flags.
+    bad : ndarray of bool
+        Where any of them is set.
+    variance : ndarray of float32 or None
+        ADU²; None for an image without noise.
+    psf : PSFModel
+    trust : Trust
+        In that PSF.
+    name : str
+    """
+
+    data: FloatImage
+    mask: MaskImage
+    bad: npt.NDArray[np.bool_]
+    variance: FloatImage | None
+    psf: PSFModel
+    trust: Trust
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx)."""
+        return self.data.shape[0], self.data.shape[1]
+
+    def typical_variance(self) -> float:
+        """Median variance of the good pixels, 0 without one.
+
+        Raises
+        ------
+        core.errors.SubtractionFailed
+            If it is not a positive number.
+        """
+        if self.variance is None:
+            return 0.0
+        step = max(1, int(np.sqrt(self.data.size / 1e6)))
+        sample = self.variance[::step, ::step][~self.bad[::step, ::step]]
+        typical = float(np.median(sample)) if sample.size else float("nan")
+        if not np.isfinite(typical) or typical <= 0:
+            raise SubtractionFailed(
+                f"{self.name}: the median of its variance is {typical:g}; check its noise map"
+            )
+        return typical
+
+
+def known(image: Image, fwhm: float) -> KnownImage:
+    """Describe an image; a Gaussian of the given seeing stands in for a missing PSF."""
+    psf = image.psf or gaussian_psf(fwhm, image.shape)
+    return KnownImage(
+        image.data, image.mask, image.bad, image.variance, psf, trust_in(psf), image.name
+    )
+
+
+def filled(
+    science: KnownImage, template: KnownImage, scale: float
+) -> tuple[KnownImage, KnownImage]:
+    """Replace the bad pixels of each image by what the other one shows.
+
+    The other image is convolved with the regularised ratio of the two PSFs, so that a bad column
+    through a star leaves nothing on the difference but its own noise. Pixels that are bad in both
+    become zero.
+
+    Parameters
+    ----------
+    science, template : KnownImage
+    scale : float
+        Science ADU per template ADU.
+    """
+    both = science.bad & template.bad
+    filled_science = _fill(science, template, scale, both)
+    filled_template = _fill(template, science, 1 / scale, both)
+    return replace(science, data=filled_science), replace(template, data=filled_template)
+
+
+def _fill(
+    image: KnownImage, other: KnownImage, scale: float, both: npt.NDArray[np.bool_]
+) -> FloatImage:
+    data = image.data.copy()
+    data[image.bad] = 0
+    wanted = image.bad & ~both
+    if not wanted.any():
+        return data
+    ny, nx = image.shape
+    source = np.where(other.bad, np.float32(0), other.data)
+    half = max(image.psf.size, other.psf.size) // 2
+    for y0 in range(0, ny, PATCH):
+        for x0 in range(0, nx, PATCH):
+            rows, columns = np.nonzero(wanted[y0 : y0 + PATCH, x0 : x0 + PATCH])
+            if rows.size == 0:
+                continue
+            x, y = min(x0 + PATCH // 2, nx - 1), min(y0 + PATCH // 2, ny - 1)
+            kernel = (_ratio(image, other, x, y, half) * scale).astype(np.float32)
+            values = _sums_at(source, kernel, rows + y0, columns + x0)
+            data[rows + y0, columns + x0] = values
+    return data
+
+
+def _ratio(
+    image: KnownImage, other: KnownImage, x: int, y: int, half: int
+) -> npt.NDArray[np.float64]:
+    """Kernel that gives ``other`` the PSF of ``image``; unit sum, shape (2 half + 1,) * 2."""
+    side = int(scipy.fft.next_fast_len(4 * half + 2, real=True))
+    k2 = np.fft.fftfreq(side)[:, None] ** 2 + np.fft.rfftfreq(side)[None, :] ** 2
+    wanted = regularised(transfer(image.psf.at(x, y), (side, side)), k2, image.trust)
+    given = regularised(transfer(other.psf.at(x, y), (side, side)), k2, other.trust)
+    ratio = wanted * np.conj(given) / (np.abs(given) ** 2 + FILL_SNR**-2)
+    kernel = np.roll(scipy.fft.irfft2(ratio, s=(side, side)), (half, half), axis=(0, 1))
+    cut = kernel[: 2 * half + 1, : 2 * half + 1]
+    return np.asarray(cut / cut.sum(), dtype=np.float64)
+
+
+@numba.njit(nogil=True, cache=True)
+def _sums_at(image, kernel, rows, columns):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = image.shape
+    half = kernel.shape[0] // 2
+    out = np.zeros(rows.size, dtype=np.float32)
+    for n in range(rows.size):
+        total = 0.0
+        for j in range(-half, half + 1):
+            y = rows[n] - j
+            if y < 0 or y >= ny:
+                continue
+            for i in range(-half, half + 1):
+                x = columns[n] - i
+                if 0 <= x < nx:
+                    total += kernel[half + j, half + i] * image[y, x]
+        out[n] = total
+    return out
+
+
+def disturbed(
+    holes: npt.NDArray[np.bool_],
+    scaled: FloatImage,
+    usable: npt.NDArray[np.bool_],
+    *,
+    reach: int,
+    step: int,
+) -> npt.NDArray[np.bool_]:
+    """Find how far the holes that nothing could fill disturb the difference.
+
+    Around each group of such pixels, rings of ``step`` pixels are added as long as the scaled
+    difference scatters by more than 1.5 times what it should in them.
+
+    Parameters
+    ----------
+    holes : ndarray of bool, shape (ny, nx)
+        Pixels that are bad in both images.
+    scaled : ndarray of float32, shape (ny, nx)
+        Difference over its noise.
+    usable : ndarray of bool, shape (ny, nx)
+        Pixels that may be looked at.
+    reach : int
+        The farthest to go, pixels.
+    step : int
+        Width of a ring, pixels.
+
+    Returns
+    -------
+    ndarray of bool, shape (ny, nx)
+    """
+    out = np.zeros_like(holes)
+    labels, n = ndimage.label(holes, structure=np.ones((3, 3)))
+    ny, nx = holes.shape
+    for number, box in enumerate(ndimage.find_objects(labels, n), start=1):
+        rows, columns = box
+        y0, y1 = max(0, rows.start - reach), min(ny, rows.stop + reach)
+        x0, x1 = max(0, columns.start - reach), min(nx, columns.stop + reach)
+        window = np.s_[y0:y1, x0:x1]
+        distance = ndimage.distance_transform_edt(labels[window] != number)
+        limit = 0
+        while limit < reach:
+            ring = (distance > limit) & (distance <= limit + step) & usable[window]
+            values = scaled[window][ring]
+            if values.size < 20:
+                limit += step
+                continue
+            low, high = np.percentile(values, [15.8655, 84.1345])
+            spread = max(0.5 * (high - low), np.sqrt(np.mean(np.minimum(values**2, 100))) / 1.5)
+            if spread < 1.5 and abs(np.median(values)) < 0.7:
+                break
+            limit += step
+        out[window] |= distance <= limit
+    return out

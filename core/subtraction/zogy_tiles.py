@@ -1,0 +1,290 @@
+"""Tiles with a border: each is subtracted with its own PSFs, and only its centre is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from core.image import FloatImage
+from core.psf import PSFModel
+from core.subtraction.zogy_images import KnownImage
+from core.subtraction.zogy_matching import Matching
+from core.subtraction.zogy_transform import TileModel, subtract_tile, tile_kernels, transfer
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The centre of a tile: rows ``y0`` to ``y1``, columns ``x0`` to ``x1`` (exclusive)."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """(x, y)."""
+        return 0.5 * (self.x0 + self.x1 - 1), 0.5 * (self.y0 + self.y1 - 1)
+
+    @property
+    def half(self) -> tuple[float, float]:
+        """Half-widths along x and y, at which u and v are 1."""
+        return 0.5 * (self.x1 - self.x0), 0.5 * (self.y1 - self.y0)
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """How a frame is cut.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (ny, nx) of the frame.
+    tiles : tuple of int
+        Number of tiles along y and x.
+    border : int
+        Pixels around the centre of each tile that are transformed with it and thrown away.
+    """
+
+    shape: tuple[int, int]
+    tiles: tuple[int, int]
+    border: int
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(ny, nx) of every transformed tile: the largest, with borders, at a fast length."""
+        sides = []
+        for length, n in zip(self.shape, self.tiles, strict=True):
+            needed = -(-length // n) + 2 * self.border
+            side = int(scipy.fft.next_fast_len(needed, real=True))
+            while side % 2:
+                side = int(scipy.fft.next_fast_len(side + 1, real=True))
+            sides.append(side)
+        return sides[0], sides[1]
+
+    def __iter__(self) -> Iterator[Tile]:
+        rows = np.linspace(0, self.shape[0], self.tiles[0] + 1).round().astype(int)
+        columns = np.linspace(0, self.shape[1], self.tiles[1] + 1).round().astype(int)
+        for y0, y1 in pairwise(rows):
+            for x0, x1 in pairwise(columns):
+                yield Tile(int(y0), int(y1), int(x0), int(x1))
+
+    def cut(self, plane: FloatImage, tile: Tile, fill: float = 0.0) -> FloatImage:
+        """Copy a tile with its border; what lies outside the frame is ``fill``."""
+        ny, nx = self.shape
+        height, width = self.padded
+        y0, x0 = tile.y0 - self.border, tile.x0 - self.border
+        out = np.full((height, width), fill, dtype=np.float32)
+        ys, xs = max(0, y0), max(0, x0)
+        ye, xe = min(ny, y0 + height), min(nx, x0 + width)
+        out[ys - y0 : ye - y0, xs - x0 : xe - x0] = plane[ys:ye, xs:xe]
+        return out
+
+
+@dataclass(frozen=True)
+class TileInputs:
+    """What the tiles are cut from.
+
+    Attributes
+    ----------
+    science, template : KnownImage
+        Their bad pixels replaced.
+    science_noise, template_noise : ndarray of float64, shape (n_tiles_y, n_tiles_x)
+        Sky noise of each tile, ADU.
+    matching : Matching
+    """
+
+    science: KnownImage
+    template: KnownImage
+    science_noise: Float64
+    template_noise: Float64
+    matching: Matching
+
+
+@dataclass(frozen=True)
+class ProperPlanes:
+    """The whole frame, put together from the tiles; all ndarray of float32, shape (ny, nx).
+
+    Attributes
+    ----------
+    difference : ADU of the science image
+    difference_variance : ADU², photon and detector noise
+    template_difference : ADU, the template's part in the difference (to be subtracted)
+    flux : PSF flux of a source at every pixel, ADU
+    flux_variance : ADU²
+    template_flux : the template's part in ``flux``
+    information : F_S, inverse variance of ``flux`` where there is nothing but sky, 1 / ADU²
+    """
+
+    difference: FloatImage
+    difference_variance: FloatImage
+    template_difference: FloatImage
+    flux: FloatImage
+    flux_variance: FloatImage
+    template_flux: FloatImage
+    information: FloatImage
+
+
+def model_of(inputs: TileInputs, grid: TileGrid, tile: Tile, index: tuple[int, int]) -> TileModel:
+    """Evaluate PSFs, flux scale and shift at a tile's centre and edges."""
+    x, y = tile.centre
+    hx, hy = tile.half
+    matching = inputs.matching
+    scale = matching.flux_scale_at([x, x - hx, x + hx, x, x], [y, y, y, y - hy, y + hy])
+    shift = matching.shift_at([x, x - hx, x + hx, x, x], [y, y, y, y - hy, y + hy])
+    slope = 0.5 * (shift[[2, 4]] - shift[[1, 3]])
+    ratio = inputs.science_noise[index] / (scale[0] * inputs.template_noise[index])
+    return TileModel(
+        _with_slopes(inputs.science.psf, x, y, hx, hy),
+        _with_slopes(inputs.template.psf, x, y, hx, hy),
+        float(ratio),
+        (
+            float(0.5 * np.log(scale[2] / scale[1])),
+            float(0.5 * np.log(scale[4] / scale[3])),
+        ),
+        (float(shift[0, 0]), float(shift[0, 1])),
+        ((float(slope[0, 0]), float(slope[0, 1])), (float(slope[1, 0]), float(slope[1, 1]))),
+        inputs.science.trust,
+        inputs.template.trust,
+    )
+
+
+def _with_slopes(
+    psf: PSFModel, x: float, y: float, hx: float, hy: float
+) -> npt.NDArray[np.float32]:
+    return np.stack(
+        [
+            psf.at(x, y),
+            0.5 * (psf.at(x + hx, y) - psf.at(x - hx, y)),
+            0.5 * (psf.at(x, y + hy) - psf.at(x, y - hy)),
+        ]
+    )
+
+
+def subtract_tiles(inputs: TileInputs, grid: TileGrid, *, threads: int = 1) -> ProperPlanes:
+    """Subtract all tiles and put their centres together.
+
+    Parameters
+    ----------
+    inputs : TileInputs
+    grid : TileGrid
+    threads : int
+        Tiles that are worked on at a time; threads of the transforms where there is one tile.
+    """
+    planes = ProperPlanes(*(np.empty(grid.shape, dtype=np.float32) for _ in range(7)))
+    tiles = list(grid)
+    workers = max(1, threads // len(tiles))
+
+    def work(number: int) -> None:
+        _one_tile(inputs, grid, tiles[number], divmod(number, grid.tiles[1]), planes, workers)
+
+    if threads > 1 and len(tiles) > 1:
+        with ThreadPoolExecutor(min(threads, len(tiles))) as pool:
+            list(pool.map(work, range(len(tiles))))
+    else:
+        for number in range(len(tiles)):
+            work(number)
+    return planes
+
+
+def _one_tile(
+    inputs: TileInputs,
+    grid: TileGrid,
+    tile: Tile,
+    index: tuple[int, int],
+    planes: ProperPlanes,
+    workers: int,
+) -> None:
+    model = model_of(inputs, grid, tile, index)
+    sn, sr = float(inputs.science_noise[index]), float(inputs.template_noise[index])
+    science = grid.cut(inputs.science.data, tile)
+    science *= np.float32(1 / sn)
+    template = grid.cut(inputs.template.data, tile)
+    template *= np.float32(1 / sr)
+    result = subtract_tile(science, template, model, workers=workers)
+    difference_variance, score_variance = _variances(inputs, grid, tile, model, sn, sr, workers)
+    hx, hy = tile.half
+    _assemble(
+        (tile.y0, tile.y1, tile.x0, tile.x1, grid.border), (hx, hy), sn, model.rho,
+        np.array(model.log_beta_slope), np.array(result.flux_norm),
+        result.difference, result.score, result.template_difference, result.template_score,
+        difference_variance, score_variance,
+        planes.difference, planes.difference_variance, planes.template_difference,
+        planes.flux, planes.flux_variance, planes.template_flux, planes.information,
+    )  # fmt: skip
+
+
+def _variances(
+    inputs: TileInputs,
+    grid: TileGrid,
+    tile: Tile,
+    model: TileModel,
+    sn: float,
+    sr: float,
+    workers: int,
+) -> tuple[FloatImage, FloatImage]:
+    """Variances of D and S: those of the images under the squared kernels (equations 26 to 29)."""
+    shape = grid.padded
+    size = max(inputs.science.psf.size, inputs.template.psf.size)
+    small = int(scipy.fft.next_fast_len(2 * size + 1, real=True))
+    small = min(small, *shape)
+    squared = tile_kernels(model, (small, small)) ** 2
+    half = (small - 1) // 2
+    centred = np.roll(squared, (half, half), axis=(1, 2))[:, : 2 * half + 1, : 2 * half + 1]
+    # the little that lies outside the stamp is given back, so that the sky keeps its noise
+    centred *= (squared.sum(axis=(1, 2)) / centred.sum(axis=(1, 2)))[:, None, None]
+    d = s = np.zeros((1, 1), dtype=np.complex64)
+    for image, unit, kernels in (
+        (inputs.science, sn**2, centred[[0, 2]]),
+        (inputs.template, sr**2, centred[[1, 3]]),
+    ):
+        if image.variance is None:
+            continue
+        variance = grid.cut(image.variance, tile, unit)
+        variance *= np.float32(1 / unit)
+        spectrum = scipy.fft.rfft2(variance, workers=workers)
+        d = d + spectrum * transfer(kernels[0], shape)
+        spectrum *= transfer(kernels[1], shape)
+        s = s + spectrum
+    return (
+        scipy.fft.irfft2(d, s=shape, workers=workers, overwrite_x=True),
+        scipy.fft.irfft2(s, s=shape, workers=workers, overwrite_x=True),
+    )
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _assemble(  # type: ignore[no-untyped-def] # pragma: no cover
+    box, half, sn, rho, log_beta, norm, d, s, dt, st, dv, sv,
+    difference, difference_variance, template_difference, flux, flux_variance, template_flux,
+    information,
+):  # fmt: skip
+    y0, y1, x0, x1, border = box
+    xc, yc = 0.5 * (x0 + x1 - 1), 0.5 * (y0 + y1 - 1)
+    least = np.float32(0.05)
+    for y in range(y0, y1):
+        v = np.float32((y - yc) / half[1])
+        j = y - y0 + border
+        for x in range(x0, x1):
+            u = np.float32((x - xc) / half[0])
+            i = x - x0 + border
+            local_rho = rho * np.exp(-(log_beta[0] * u + log_beta[1] * v))
+            h2 = sn * sn * (1 + 1 / (local_rho * local_rho))
+            h = np.float32(np.sqrt(h2))
+            f = norm[0] + u * norm[1] + v * norm[2]
+            to_flux = np.float32(sn / f)
+            difference[y, x] = h * (d[0, j, i] + u * d[1, j, i] + v * d[2, j, i])
+            template_difference[y, x] = h * dt[j, i]
+            difference_variance[y, x] = h2 * max(dv[j, i], least)
+            flux[y, x] = to_flux * (s[0, j, i] + u * s[1, j, i] + v * s[2, j, i])
+            template_flux[y, x] = to_flux * st[j, i]
+            flux_variance[y, x] = sn * sn / (norm[0] * f) * max(sv[j, i], least * norm[0])
+            information[y, x] = f / (sn * sn)

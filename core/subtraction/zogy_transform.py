@@ -1,0 +1,317 @@
+"""Proper subtraction of one tile in Fourier space.
+
+The formulas are those of Zackay, Ofek & Gal-Yam 2016 (ApJ 830, 27), with the flux scale of the
+science image taken as one and that of the template as ``1 / beta`` (``beta``: science ADU per
+template ADU), in images divided by their own sky noise. With ``rho = sigma_n / (beta sigma_r)``,
+``a = rho P_r``, ``b = P_n`` and ``g = |a|² + |b|²``:
+
+* ``D = (a N - b R) / sqrt(g)`` has white noise of unit variance (their equation 13),
+* ``S = conj(P_r P_n) rho / sqrt(g) * D`` (equation 17), whose value on a point source is its flux
+  times ``F_S = mean |rho P_r P_n|² / g`` (equation 42).
+
+The PSFs, the flux scale and the shift vary over the frame, so they vary within a tile: every plane
+is given with its first derivative along x and y, and ``plane + u d/du + v d/dv`` holds to second
+order. Tiles join without a seam to that order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from core.psf import PSFModel
+
+Complex = npt.NDArray[np.complex64]
+Stamp = npt.NDArray[np.floating]
+Real = npt.NDArray[np.float32]
+
+WHITE_FLOOR = 1e-4  # where both PSFs have no power left, D is the plain difference
+NOISELESS = 0.1  # of the science image's noise, for a template that is said to have none
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far a PSF model is believed.
+
+    Attributes
+    ----------
+    cutoff : float
+        Spatial frequency, cycles per pixel, beyond which it holds nothing but noise; 10, beyond
+        any, where it holds none.
+    odd_cutoff : float
+        The same for its odd part (the imaginary part of the transform).
+    floor : float
+        Level of that noise, relative to the power at zero frequency.
+    """
+
+    cutoff: float
+    odd_cutoff: float
+    floor: float
+
+
+@dataclass(frozen=True)
+class TileModel:
+    """What is known about a tile: value at its centre, change from there to its edge.
+
+    Attributes
+    ----------
+    science_psf, template_psf : ndarray, shape (3, size, size)
+        Centred stamps of unit sum: at the centre, and their half-differences along x and y.
+    rho : float
+        ``sigma_n / (beta sigma_r)`` at the centre.
+    log_beta_slope : tuple of float
+        Change of ``log(beta)`` along x and y.
+    shift : tuple of float
+        (dx, dy) at the centre: sources lie at x + dx, y + dy on the template.
+    shift_slope : tuple of tuple of float
+        Change of (dx, dy) along x, then along y.
+    science_trust, template_trust : Trust
+        Up to which frequency the PSF models are believed.
+    """
+
+    science_psf: Stamp
+    template_psf: Stamp
+    rho: float
+    log_beta_slope: tuple[float, float]
+    shift: tuple[float, float]
+    shift_slope: tuple[tuple[float, float], tuple[float, float]]
+    science_trust: Trust
+    template_trust: Trust
+
+
+def transfer(stamp: Stamp, shape: tuple[int, int]) -> Complex:
+    """Fourier transform of a centred stamp, its centre at pixel (0, 0) of a larger grid.
+
+    Parameters
+    ----------
+    stamp : ndarray, shape (sy, sx)
+        Odd sides, no larger than the grid.
+    shape : tuple of int
+        (ny, nx) of the grid.
+
+    Returns
+    -------
+    ndarray of complex64, shape (ny, nx // 2 + 1)
+    """
+    ny, nx = shape
+    sy, sx = stamp.shape
+    hy, hx = sy // 2, sx // 2
+    rows = np.zeros((sy, nx), dtype=np.float32)
+    rows[:, : sx - hx] = stamp[:, hx:]
+    if hx:
+        rows[:, -hx:] = stamp[:, :hx]
+    along_x = scipy.fft.rfft(rows, axis=1)
+    wrapped = np.zeros((ny, nx // 2 + 1), dtype=np.complex64)
+    wrapped[: sy - hy] = along_x[hy:]
+    if hy:
+        wrapped[-hy:] = along_x[:hy]
+    return np.asarray(scipy.fft.fft(wrapped, axis=0, overwrite_x=True), dtype=np.complex64)
+
+
+def trust_in(psf: PSFModel) -> Trust:
+    """Find the spatial frequency at which a PSF model drowns in its own noise.
+
+    Noise has no symmetry, while a PSF that is centred is nearly even at high frequencies: the
+    imaginary part of the transform tells how noisy the model is.
+    """
+    ny, nx = psf.shape
+    side = int(scipy.fft.next_fast_len(2 * psf.size, real=True))
+    spectrum = transfer(psf.at(0.5 * (nx - 1), 0.5 * (ny - 1)), (side, side))
+    k = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
+    noise2 = 2 * float(np.mean(spectrum.imag[(k > 0.25) & (k < 0.5)] ** 2))
+    cutoff = odd_cutoff = 10.0
+    for low in np.arange(0.65, 0.03, -0.02):
+        ring = spectrum[(k >= low) & (k < low + 0.04)]
+        if float(np.mean(np.abs(ring) ** 2)) < 9 * noise2:
+            cutoff = float(low) + 0.02
+        if float(np.mean(ring.imag**2)) < 2 * noise2:
+            odd_cutoff = float(low) + 0.02
+    return Trust(cutoff, odd_cutoff, max(float(np.sqrt(noise2)), WHITE_FLOOR))
+
+
+def regularised(
+    spectrum: npt.NDArray[Any], k2: npt.NDArray[np.floating], trust: Trust
+) -> npt.NDArray[np.complex128]:
+    """Replace what is noise in a PSF's transform by a small positive level.
+
+    Two PSFs of that level make D the plain difference, with a compact kernel; noise of random
+    phase would smear every bad pixel over a PSF's stamp.
+
+    Parameters
+    ----------
+    spectrum : ndarray of complex
+        Transform of a centred PSF.
+    k2 : ndarray of float
+        Squared frequency, cycles² per pixel².
+    trust : Trust
+    """
+    passed = 1 / (1 + (k2 / trust.cutoff**2) ** 4)
+    odd = 1 / (1 + (k2 / trust.odd_cutoff**2) ** 4)
+    believed = (spectrum.real + 1j * odd * spectrum.imag) * passed
+    return np.asarray(believed + (trust.floor * (1 - passed) + WHITE_FLOOR), dtype=np.complex128)
+
+
+@dataclass(frozen=True)
+class TilePlanes:
+    """Planes of one tile, in units of the sky noise; all of the tile's shape.
+
+    Attributes
+    ----------
+    difference : ndarray of float32, shape (3, ny, nx)
+        D of unit variance, and its derivatives along x and y.
+    score : ndarray of float32, shape (3, ny, nx)
+        S, and its derivatives.
+    template_difference, template_score : ndarray of float32, shape (ny, nx)
+        The template's part in D and in S (to be subtracted there).
+    flux_norm : tuple of float
+        F_S and its derivatives.
+    """
+
+    difference: Real
+    score: Real
+    template_difference: Real
+    template_score: Real
+    flux_norm: tuple[float, float, float]
+
+
+def subtract_tile(
+    science: Real, template: Real, model: TileModel, *, workers: int = 1
+) -> TilePlanes:
+    """Subtract one tile.
+
+    Parameters
+    ----------
+    science, template : ndarray of float32, shape (ny, nx)
+        In units of their own sky noise; periodic boundaries are assumed.
+    model : TileModel
+        PSFs, flux scale and shift.
+    workers : int
+        Threads of the transforms.
+    """
+    shape = (science.shape[0], science.shape[1])
+    pn = np.stack([transfer(s, shape) for s in model.science_psf])
+    pr = np.stack([transfer(s, shape) for s in model.template_psf])
+    n = scipy.fft.rfft2(science, workers=workers)
+    r = scipy.fft.rfft2(template, workers=workers)
+    out = np.empty((8, *n.shape), dtype=np.complex64)
+    norm = np.zeros((n.shape[0], 3))
+    trust = model.science_trust, model.template_trust
+    _combine(
+        n, r, pn, pr, float(model.rho), np.array(model.log_beta_slope), np.array(model.shift),
+        np.array(model.shift_slope), *_frequencies(shape),
+        astuple(trust[0]), astuple(trust[1]), out, norm,
+    )  # fmt: skip
+    real = [scipy.fft.irfft2(plane, s=shape, workers=workers, overwrite_x=True) for plane in out]
+    total = norm.sum(axis=0) / science.size
+    return TilePlanes(
+        np.stack(real[:3]), np.stack(real[3:6]), real[6], real[7],
+        (float(total[0]), float(total[1]), float(total[2])),
+    )  # fmt: skip
+
+
+def tile_kernels(model: TileModel, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return what science and template are convolved with at the tile's centre.
+
+    Parameters
+    ----------
+    model : TileModel
+    shape : tuple of int
+        (ny, nx) of the grid to work on; a few PSF stamps wide.
+
+    Returns
+    -------
+    ndarray of float64, shape (4, ny, nx)
+        For D: science, template; for S: science, template. Centred on pixel (0, 0), for images in
+        units of their own sky noise.
+    """
+    ky, kx = _frequencies(shape)
+    k2 = (ky[:, None] ** 2 + kx[None, :] ** 2) / (2 * np.pi) ** 2
+    pn = regularised(transfer(model.science_psf[0], shape), k2, model.science_trust)
+    pr = regularised(transfer(model.template_psf[0], shape), k2, model.template_trust)
+    phase = np.exp(1j * (kx[None, :] * model.shift[0] + ky[:, None] * model.shift[1]))
+    a, b = model.rho * pr, pn
+    root = np.sqrt(np.abs(a) ** 2 + np.abs(b) ** 2)
+    matched = np.conj(a * b) / root
+    kernels = np.stack([a / root, b * phase / root, matched * a / root, matched * b * phase / root])
+    return np.asarray(scipy.fft.irfft2(kernels, s=shape, axes=(1, 2)), dtype=np.float64)
+
+
+def difference_psf(model: TileModel, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return P_D (equation 14) at the tile's centre: unit sum, centred on pixel (0, 0)."""
+    ky, kx = _frequencies(shape)
+    k2 = (ky[:, None] ** 2 + kx[None, :] ** 2) / (2 * np.pi) ** 2
+    pn = regularised(transfer(model.science_psf[0], shape), k2, model.science_trust)
+    pr = regularised(transfer(model.template_psf[0], shape), k2, model.template_trust)
+    a = model.rho * pr
+    psf = a * pn / np.sqrt(np.abs(a) ** 2 + np.abs(pn) ** 2)
+    psf /= psf[0, 0].real
+    return np.asarray(scipy.fft.irfft2(psf, s=shape), dtype=np.float64)
+
+
+def _frequencies(shape: tuple[int, int]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Angular frequencies along y and x, radians per pixel."""
+    ky = 2 * np.pi * np.asarray(np.fft.fftfreq(shape[0]), dtype=np.float64)
+    return ky, 2 * np.pi * np.asarray(np.fft.rfftfreq(shape[1]), dtype=np.float64)
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
+def _passed(k2, limit):  # type: ignore[no-untyped-def] # pragma: no cover
+    return 1 / (1 + (k2 / (limit * limit)) ** 4)
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
+def _believed(value, k2, trust):  # type: ignore[no-untyped-def] # pragma: no cover
+    odd = _passed(k2, trust[1])
+    return complex(value.real, odd * value.imag) * _passed(k2, trust[0])
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _combine(  # type: ignore[no-untyped-def] # pragma: no cover
+    n, r, pn, pr, rho, log_beta, shift, shift_slope, ky, kx, trust_n, trust_r, out, norm
+):
+    ny, nkx = n.shape
+    two_pi2 = (2 * np.pi) ** 2
+    phase_x = np.exp(1j * kx * shift[0])
+    last = nkx - 1
+    even = kx[last] > np.pi - 1e-9  # the Nyquist column stands for itself alone
+    for i in range(ny):
+        phase_y = np.exp(1j * ky[i] * shift[1])
+        for j in range(nkx):
+            k2 = (ky[i] ** 2 + kx[j] ** 2) / two_pi2
+            b = _believed(pn[0, i, j], k2, trust_n)
+            b += trust_n[2] * (1 - _passed(k2, trust_n[0])) + WHITE_FLOOR
+            a = _believed(pr[0, i, j], k2, trust_r)
+            a += trust_r[2] * (1 - _passed(k2, trust_r[0])) + WHITE_FLOOR
+            a *= rho
+            g = a.real**2 + a.imag**2 + b.real**2 + b.imag**2
+            ig = 1 / np.sqrt(g)
+            er = phase_y * phase_x[j] * r[i, j]
+            from_science = a * n[i, j] * ig
+            from_template = b * er * ig
+            d = from_science - from_template
+            q = np.conj(a * b) * ig
+            s = q * d
+            weight = 1.0 if j == 0 or (j == last and even) else 2.0
+            f = (q.real**2 + q.imag**2) * weight
+            out[0, i, j] = d
+            out[3, i, j] = s
+            out[6, i, j] = from_template
+            out[7, i, j] = q * from_template
+            norm[i, 0] += f
+            for axis in range(2):
+                bd = _believed(pn[1 + axis, i, j], k2, trust_n)
+                ad = rho * _believed(pr[1 + axis, i, j], k2, trust_r) - log_beta[axis] * a
+                turn = 1j * (kx[j] * shift_slope[axis, 0] + ky[i] * shift_slope[axis, 1])
+                half_g = (
+                    a.real * ad.real + a.imag * ad.imag + b.real * bd.real + b.imag * bd.imag
+                ) / g
+                dd = (ad * n[i, j] - (bd + turn * b) * er) * ig - d * half_g
+                qd = np.conj(ad * b + a * bd) * ig - q * half_g
+                out[1 + axis, i, j] = dd
+                out[4 + axis, i, j] = qd * d + q * dd
+                norm[i, 1 + axis] += 2 * (q.real * qd.real + q.imag * qd.imag) * weight
