@@ -93,6 +93,7 @@ class KernelFit:
                 "the masks leave no usable pixel that both images share; check the masks"
             )
         self.source_variance = source.variance
+        self.source_noise = _noise_of_source(source)
         self.target = target.data
         self.target_variance = _variance_or_substitute(target, source)
         ny, nx = self.shape
@@ -128,8 +129,8 @@ class KernelFit:
             chosen = _spread(chosen, self.settings.max_stamps, pair.shape)
         if chosen is None or len(chosen) < 20:
             more = informative_stamps(
-                self.planes.source, self.target_variance, self.usable, self.stamp_half, reach,
-                limit=self.settings.max_stamps,
+                self.planes.source, self.source_noise, self.usable, self.stamp_half, reach,
+                limit=self.settings.max_stamps, enough=ENOUGH_STARS,
             )  # fmt: skip
             if chosen is None or len(more) > len(chosen):
                 chosen = more
@@ -235,6 +236,17 @@ def _variance_or_substitute(target: Image, source: Image) -> FloatImage:
     if target.variance is not None:
         return target.variance
     return source.variance if source.variance is not None else np.ones_like(target.data)
+
+
+def _noise_of_source(source: Image) -> FloatImage:
+    """Return the source's variance; that of its pixels' scatter where it has none."""
+    if source.variance is not None:
+        return source.variance
+    step = max(1, int(np.sqrt(source.data.size / 1e5)))
+    sample = source.data[::step, ::step][source.mask[::step, ::step] == 0]
+    scatter = 1.4826 * float(np.median(np.abs(sample - np.median(sample)))) if sample.size else 0.0
+    level = max(scatter**2, 1e-6 * float(np.var(sample)) if sample.size else 0.0, 1e-30)
+    return np.broadcast_to(np.float32(level), source.shape)
 
 
 def _telling(stars: SourceList, half: int) -> SourceList:

@@ -69,6 +69,7 @@ def informative_stamps(
     reach: int,
     *,
     limit: int,
+    enough: int = 60,
 ) -> Stamps:
     """Choose stamps by how much they tell about the kernel, evenly over the frame.
 
@@ -81,13 +82,15 @@ def informative_stamps(
     template : ndarray of float32, shape (ny, nx)
         Sky-subtracted.
     variance : ndarray of float32, shape (ny, nx)
-        Of the image that the template is matched to.
+        Of the template itself.
     usable : ndarray of bool, shape (ny, nx)
         Where a pixel may be used.
     half, reach : int
         Half-sizes of the stamp and of the kernel.
     limit : int
         The most stamps to return.
+    enough : int
+        So many stamps do without the blocks that hold more noise than light.
     """
     side = 2 * half + 1
     ny, nx = template.shape
@@ -101,6 +104,8 @@ def informative_stamps(
     if order.size == 0 or nx <= 2 * margin or ny <= 2 * margin:
         empty = np.zeros(0, dtype=np.int64)
         return Stamps(empty, empty, half)
+    telling = int((info[order] > 10.0 * side**2).sum())
+    order = order[: max(telling, enough)]
     cells = max(1, int(np.sqrt(limit / 6)))
     cell = (np.clip(y[order] * cells // ny, 0, cells - 1) * cells
             + np.clip(x[order] * cells // nx, 0, cells - 1)).astype(np.int64)  # fmt: skip

@@ -1,0 +1,196 @@
+"""What a difference is worth, held against the simulated truth: the same ruler for every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+from scipy.special import ndtr
+
+from core.detection import detect, significance
+from core.photometry import fit_point_source
+from core.polynomials import terms
+from core.psf import PSFModel
+from core.simulate import SimulatedPair, SimulatedPSF
+from core.subtraction.convolve import convolve_squared
+from core.subtraction.correlation import CorrelatedNoise
+from core.subtraction.difference import Difference, SubtractionQuality
+from core.subtraction.sfft import SFFTResult
+
+MATCH = 2.5  # pixels between an injected source and its detection
+STAR_SNR = 30.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The columns of the table."""
+
+    star_chi2: float
+    sky_chi2: float
+    false: int
+    completeness: float
+    expected: float
+    on_galaxies: float
+    expected_on_galaxies: float
+    flux_ratio: float
+    pull_mean: float
+    pull_width: float
+
+
+def true_psf(psf: SimulatedPSF, shape: tuple[int, int], fwhm: float) -> PSFModel:
+    """Fit the true PSF, drawn on a grid, with the polynomial model that the filter takes."""
+    half = int(np.ceil(3 * fwhm))
+    side = 2 * half + 1
+    grid = [np.linspace(0, n - 1, 5) for n in shape]
+    y, x = (g.ravel() for g in np.meshgrid(*grid, indexing="ij"))
+    stamps = np.array([psf.at(a, b, side).ravel() for a, b in zip(x, y, strict=True)])
+    stamps /= stamps.sum(axis=1, keepdims=True)
+    fit = np.linalg.lstsq(terms(2, x, y, shape), stamps, rcond=None)[0]
+    return PSFModel(fit.reshape(-1, side, side).astype(np.float32), 2, shape, fwhm)
+
+
+def true_noise(truth: SimulatedPair, kernel: SFFTResult) -> np.ndarray:
+    """The noise that a perfect difference would have, through the solved kernel."""
+    through = convolve_squared(truth.template_variance, kernel.kernel, kernel.kernel_order)
+    return np.sqrt(truth.science_variance + through)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """What an engine returned: difference, its own noise map, and True where it must not count."""
+
+    difference: np.ndarray
+    noise: np.ndarray
+    bad: np.ndarray
+    correlation: CorrelatedNoise | None = None
+
+
+def score(truth: SimulatedPair, planes: Planes, noise: np.ndarray) -> Scores:
+    """Score one difference.
+
+    Parameters
+    ----------
+    truth : SimulatedPair
+        What was injected.
+    planes : Planes
+        What came out.
+    noise : ndarray
+        `true_noise`.
+    """
+    settings = truth.settings
+    shape = settings.shape
+    bad = planes.bad | (truth.science_mask != 0) | ~np.isfinite(planes.difference)
+    data = np.where(np.isfinite(planes.difference), planes.difference, 0).astype(np.float32)
+    own = np.where(np.isfinite(planes.noise) & (planes.noise > 0), planes.noise, np.inf)
+    own = np.where(np.isfinite(own), own, np.median(own[np.isfinite(own)])).astype(np.float32)
+    mask = bad.astype(np.uint16)
+    changed = _around(truth.transients["x"], truth.transients["y"], shape, 12)
+    stars = truth.stars
+    bright = np.asarray(stars["flux"]) > STAR_SNR * 6 * np.median(noise)
+    near = _around(stars["x"][bright], stars["y"][bright], shape, round(settings.science_fwhm))
+    use = near & ~bad & ~changed
+    seen = np.asarray(stars["flux"]) > 6 * np.median(noise)
+    blank = ~_around(stars["x"][seen], stars["y"][seen], shape, 5) & ~bad & ~changed
+    scaled = data / own
+    low, high = np.percentile(scaled[blank], [15.8655, 84.1345])
+    difference = _as_difference(truth, data, own, scaled, mask, planes.correlation)
+    found = detect(significance(difference, threads=2).snr, mask, 5.0)
+    return _against_truth(
+        truth,
+        difference,
+        np.column_stack([found.x, found.y]),
+        float(np.mean((data[use] / noise[use]) ** 2)),
+        float((0.5 * (high - low)) ** 2),
+    )
+
+
+def _as_difference(
+    truth: SimulatedPair,
+    data: np.ndarray,
+    own: np.ndarray,
+    scaled: np.ndarray,
+    mask: np.ndarray,
+    correlation: CorrelatedNoise | None,
+) -> Difference:
+    settings = truth.settings
+    blurred_by_template = settings.template_fwhm > settings.science_fwhm
+    psf, fwhm = (
+        (truth.template_psf, settings.template_fwhm)
+        if blurred_by_template
+        else (truth.science_psf, settings.science_fwhm)
+    )
+    nothing = SubtractionQuality(
+        "", 1, 0, 1, 1, 0, (0, 0), 0, 0, 0, (1, 1), "template", 0
+    )  # fmt: skip
+    return Difference(
+        data, own, scaled.astype(np.float32), np.zeros_like(data), mask,
+        true_psf(psf, settings.shape, fwhm), None, nothing, settings.gain,
+        correlation or CorrelatedNoise(),
+    )  # fmt: skip
+
+
+def _around(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], radius: int) -> np.ndarray:
+    """True within a square of the places."""
+    hit = np.zeros(shape, dtype=bool)
+    for xi, yi in zip(np.rint(x).astype(int), np.rint(y).astype(int), strict=True):
+        rows = slice(max(0, yi - radius), max(0, yi + radius + 1))
+        hit[rows, max(0, xi - radius) : max(0, xi + radius + 1)] = True
+    return hit
+
+
+def _against_truth(
+    truth: SimulatedPair,
+    difference: Difference,
+    places: np.ndarray,
+    star_chi2: float,
+    sky_chi2: float,
+) -> Scores:
+    table = truth.transients
+    injected = np.column_stack([table["x"], table["y"]]).astype(float)
+    snr = np.asarray(table["snr"], dtype=float)
+    flux = np.asarray(table["flux"], dtype=float)
+    on_galaxy = np.asarray(table["on_galaxy"], dtype=bool)
+    clear = _clear(difference.mask, injected)
+    if len(places) == 0:
+        places = np.full((1, 2), -1e9)
+    tree = cKDTree(places)
+    distance, _ = tree.query(injected)
+    found = distance < MATCH
+    to_truth, _ = cKDTree(injected).query(places)
+    false = int(((to_truth > MATCH) & (places[:, 0] > -1e8)).sum())
+    expected = ndtr(snr - 5)
+    fits = [
+        (fit_point_source(difference, x, y, gain=difference.gain), f)
+        for (x, y), f, ok in zip(injected, flux, clear & found & (snr > 15), strict=True)
+        if ok
+    ]
+    good = [(fit, f) for fit, f in fits if fit is not None]
+    got = np.array([fit.flux for fit, _ in good])
+    error = np.array([fit.flux_err for fit, _ in good])
+    want = np.array([f for _, f in good])
+    pull = (got - want) / error
+    weight = want**2 / error**2
+    return Scores(
+        star_chi2,
+        sky_chi2,
+        false,
+        float(found[clear].mean()),
+        float(expected[clear].mean()),
+        float(found[clear & on_galaxy].mean()),
+        float(expected[clear & on_galaxy].mean()),
+        float((got / want * weight).sum() / weight.sum()),
+        float(pull.mean()),
+        float(pull.std()),
+    )
+
+
+def _clear(mask: np.ndarray, places: np.ndarray, radius: int = 3) -> np.ndarray:
+    """True where no masked pixel touches a place: what is masked cannot be asked for."""
+    ny, nx = mask.shape
+    result = []
+    for x, y in np.rint(places).astype(int):
+        box = mask[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+        inside = radius <= x < nx - radius and radius <= y < ny - radius
+        result.append(inside and not box.any())
+    return np.array(result)
