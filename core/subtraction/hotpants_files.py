@@ -164,6 +164,18 @@ def read_planes(folder: Path, options: Options, shape: tuple[int, int]) -> Plane
     return Planes(difference, convolved, noise, valid, header, used, skipped)
 
 
+def kernel_sums(header: fits.Header) -> list[float]:
+    """Return the kernel's sum of every region that was fitted; NaN where it is no number."""
+    sums = []
+    for key in header:
+        if key.startswith("KSUM"):
+            try:
+                sums.append(float(str(header[key])))
+            except ValueError:
+                sums.append(float("nan"))
+    return sums
+
+
 def _value(options: Options, name: str, default: float) -> np.float32:
     values = options.get(name)
     return np.float32(float(values[0]) if values else default)

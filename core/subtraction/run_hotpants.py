@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from core.noise import sky_variance
 from core.stars import SourceList, StarList
 from core.subtraction.hotpants import HotpantsSettings, subtract
 from core.subtraction.hotpants_command import (
@@ -124,7 +125,7 @@ def run_hotpants(
     reference = as_image(template, template_mask, template_gain, "the template")
     if science.shape != reference.shape:
         raise ValueError(f"image and template differ in shape: {science.shape}, {reference.shape}")
-    science, _ = with_noise_argument(science, err)
+    science, sky = with_noise_argument(science, err)
     reference, _ = with_noise_argument(reference, template_err)
     pair = Pair(
         science,
@@ -132,6 +133,7 @@ def run_hotpants(
         image_fwhm or template_fwhm or UNKNOWN_FWHM,
         template_fwhm or image_fwhm or UNKNOWN_FWHM,
         _objects(obj, image_fwhm),
+        sky_variance=sky_variance(science, sky) if sky is not None else None,
     )
     plan, direction = _documented_plan(image_fwhm, template_fwhm, rel_r, rel_rss)
     settings = HotpantsSettings(
