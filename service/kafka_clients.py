@@ -58,6 +58,10 @@ def producer_config(kafka: KafkaSettings) -> dict[str, Any]:
         # A transaction right after another is told to come again once the first one's markers are
         # written; by default that took ten times as long as a small transaction itself.
         "retry.backoff.ms": 10,
+        # With the default, "rebootstrap", a broker that was away for a moment is forgotten, and
+        # send_offsets_to_transaction waits for it for ever, whatever its timeout says
+        # (librdkafka issues 5511 and 5456, seen here with 2.16.0 and a restarted broker).
+        "metadata.recovery.strategy": "none",
         "partitioner": "murmur2_random",  # the Java clients' choice: a key, the same partition
         **kafka.extra,
     }

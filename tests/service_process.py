@@ -91,7 +91,7 @@ class ServiceProcess:
         lines = []
         for name, values in tables.items():
             lines.append(f"[{name}]")
-            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+            lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
         return "\n".join(lines) + "\n"
 
     def get(self, path: str) -> tuple[int, str]:
@@ -152,6 +152,12 @@ class ServiceProcess:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(k)} = {_toml(v)}' for k, v in value.items())} }}"
+    return json.dumps(value)
 
 
 def _command_line(pid: int) -> bytes:
