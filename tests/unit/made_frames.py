@@ -31,6 +31,8 @@ def add_gaussians(
     for xi, yi, fi in np.broadcast(x, y, flux):
         x0, x1 = max(0, round(float(xi)) - half), min(nx, round(float(xi)) + half + 1)
         y0, y1 = max(0, round(float(yi)) - half), min(ny, round(float(yi)) + half + 1)
+        if x0 >= x1 or y0 >= y1:
+            continue  # wholly outside
         rows, cols = np.mgrid[y0:y1, x0:x1]
         light = np.exp(-0.5 * ((cols - xi) ** 2 + (rows - yi) ** 2) / sigma**2)
         frame[y0:y1, x0:x1] += fi * light / (2 * np.pi * sigma**2)
