@@ -18,12 +18,13 @@ import fastavro
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-PARTITIONS = {"exposures": 4, "alerts": 4, "exposure-status": 1, "exposures-dead-letter": 1}
+EXPOSURES, ALERTS, STATUS = "exposures", "alerts", "exposure-status"
+PARTITIONS = {EXPOSURES: 4, ALERTS: 4, STATUS: 1, "exposures-dead-letter": 1}
 PATIENCE = 300.0
 
 
 def make_topics(bootstrap: str) -> None:
-    """Make the topics that are not there; as many exposures are worked on as `exposures` has."""
+    """Make the topics that are not there; with four partitions, four exposures are worked on."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     there = admin.list_topics(timeout=20).topics
     missing = [NewTopic(name, n) for name, n in PARTITIONS.items() if name not in there]
@@ -54,7 +55,7 @@ def consumer_from_now_on(bootstrap: str) -> Consumer:
 
 def _ends(consumer: Consumer) -> list[TopicPartition]:
     ends = []
-    for topic in ("alerts", "exposure-status"):
+    for topic in (ALERTS, STATUS):
         for number in consumer.list_topics(topic, timeout=20).topics[topic].partitions:
             _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=20)
             ends.append(TopicPartition(topic, number, end))
@@ -62,7 +63,7 @@ def _ends(consumer: Consumer) -> list[TopicPartition]:
 
 
 def main(bootstrap: str, events_file: str, folder: str) -> int:
-    """Send, follow, and return 0 when there is a status for every event."""
+    """Send, follow, and return 0 when every event has its status and all its alerts are here."""
     events = [json.loads(line) for line in Path(events_file).read_text().splitlines() if line]
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -70,9 +71,10 @@ def main(bootstrap: str, events_file: str, folder: str) -> int:
     consumer = consumer_from_now_on(bootstrap)
     producer = Producer({"bootstrap.servers": bootstrap})
     for event in events:
-        producer.produce("exposures", key=event["exposure_id"], value=json.dumps(event))
+        producer.produce(EXPOSURES, key=event["exposure_id"], value=json.dumps(event))
     producer.flush()
-    waiting = {event["exposure_id"] for event in events}
+    ours = {event["exposure_id"] for event in events}
+    waiting = set(ours)
     announced = received = 0
     end = time.monotonic() + PATIENCE
     while (waiting or received < announced) and time.monotonic() < end:
@@ -80,9 +82,10 @@ def main(bootstrap: str, events_file: str, folder: str) -> int:
         if message is None or message.error() is not None:
             continue
         (record,) = fastavro.reader(io.BytesIO(message.value()))
-        if message.topic() == "alerts":
-            (out / f"{record['candid']}.avro").write_bytes(message.value())
-            received += 1
+        if message.topic() == ALERTS:
+            if record["skydelta"]["exposure_id"] in ours:
+                (out / f"{record['candid']}.avro").write_bytes(message.value())
+                received += 1
         elif record["exposure_id"] in waiting:
             waiting.remove(record["exposure_id"])
             announced += record["alerts"]
@@ -92,7 +95,7 @@ def main(bootstrap: str, events_file: str, folder: str) -> int:
     sys.stdout.write(f"{received} alerts in {out}\n")
     for exposure_id in sorted(waiting):
         sys.stdout.write(f"{exposure_id}: no status after {PATIENCE:g} s; is skydelta running?\n")
-    return 1 if waiting else 0
+    return 1 if waiting or received < announced else 0
 
 
 if __name__ == "__main__":
