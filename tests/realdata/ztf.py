@@ -27,6 +27,7 @@ from tests.realdata.degrade import Degradation, Degraded, degrade
 from tests.realdata.scoring import Score, Truth, score
 
 STEM = "ztf_20200924431759_000655_zr_c13_o_q3_"
+NAMES = ("exposures/science.fits", "templates/template.fits", "templates/template.mask.fits")
 WCS_ERROR = (0.17, -0.12)  # pixels by which the copy's WCS is wrong
 FORBIDDEN = 2  # no source within so many pixels of a masked one
 
@@ -163,7 +164,8 @@ def _write(
     copy: Degraded,
     truth: Truth,
 ) -> Case:
-    out.mkdir(parents=True, exist_ok=True)
+    for folder in ("exposures", "templates"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
     how = copy.how
     science = header.copy()
     dx, dy = how.mean_displacement()
@@ -176,7 +178,7 @@ def _write(
     for keyword in ("MAGZP", "MAGZPUNC", "MAGZPRMS", "SEEING"):
         science.remove(keyword, ignore_missing=True)
     science["OBSMJD"] = header["OBSMJD"] + 1.0
-    paths = [out / name for name in ("science.fits", "template.fits", "template.mask.fits")]
+    paths = [out / name for name in NAMES]
     fits.writeto(paths[0], np.minimum(copy.data, saturation), science, overwrite=True)
     fits.writeto(paths[1], data, header, overwrite=True)
     fits.writeto(paths[2], flags, flag_header, overwrite=True)
