@@ -77,12 +77,19 @@ def add_parser(subparsers: Any) -> None:
         "--engine",
         action="append",
         metavar="NAME",
-        help="engine of the subtraction (default: sfft); given again: tried next",
+        help="sfft (default), or hotpants, your own program of that name; given again: tried "
+        "when the one before cannot be trusted",
     )
     how.add_argument(
-        "--threshold", type=_positive, default=5.0, metavar="SIGMA", help="default: %(default)s"
+        "--threshold",
+        type=_positive,
+        default=5.0,
+        metavar="SIGMA",
+        help="of detection (default: 5)",
     )
-    how.add_argument("--threads", type=_whole, metavar="N", help="default: all CPUs")
+    how.add_argument(
+        "--threads", type=_whole, metavar="N", help="threads that compute (default: all CPUs)"
+    )
     parser.add_argument("--planes", action="store_true", help="write difference.fits")
     parser.add_argument("--json", action="store_true", help="print the status record as JSON")
 
