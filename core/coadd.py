@@ -233,9 +233,9 @@ def _outliers(
     """Tell which pixels lie far from the median of the frames: cosmic rays, satellites."""
     if len(data) < 3:
         return np.zeros(data.shape, dtype=bool)
-    with np.errstate(invalid="ignore"):
-        middle = np.nanmedian(np.where(good, data, np.nan), axis=0)
-    middle = np.nan_to_num(middle)
+    values = np.where(good, data, np.float32(np.nan))
+    values[:, ~good.any(axis=0)] = 0
+    middle = np.nanmedian(values, axis=0)
     tolerance = np.sqrt(variance) * CLIP + RELATIVE_SCATTER * np.abs(middle)
     return np.abs(data - middle) > tolerance
 
