@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import SubtractionFailed
-from core.image import MaskBit, MaskImage
+from core.image import Image, MaskBit, MaskImage
 from core.polynomials import terms
 from core.psf import PSFModel, gaussian_psf
 from core.subtraction.convolve import compiled_threads, convolve_padded, convolve_squared
@@ -199,11 +199,8 @@ def _apply(
 
 def _joined_mask(pair: Pair, fit: KernelFit, science_convolved: bool) -> MaskImage:
     """Join both masks: the convolved image's bits grown by the kernel, and the kernel's edge."""
-    template_bad = fit.source_bad
-    science_bad = None
-    if science_convolved:
-        template_bad = grow(pair.template.bad, 0, 0)
-        science_bad = fit.source_bad
+    template_bad = pair.template.bad if science_convolved else _grown(pair.template, pair, fit)
+    science_bad = _grown(pair.science, pair, fit) if science_convolved else None
     mask = np.empty_like(pair.science.mask)
     _join_masks(pair.science.mask, pair.template.mask, template_bad, mask)
     if science_bad is not None:
@@ -212,6 +209,21 @@ def _joined_mask(pair: Pair, fit: KernelFit, science_convolved: bool) -> MaskIma
     for edge in (np.s_[:half_y], np.s_[-half_y:], np.s_[:, :half_x], np.s_[:, -half_x:]):
         mask[edge] |= np.uint16(MaskBit.EDGE)
     return mask
+
+
+def _grown(source: Image, pair: Pair, fit: KernelFit) -> npt.NDArray[np.bool_]:
+    """Tell where bad pixels of the convolved image spoil the matched one.
+
+    Saturated pixels and missing ones are far off their true values, so that the whole footprint
+    of the kernel is lost. Other bad pixels, cosmic rays and dead columns, were filled with sky;
+    beyond 3 sigma of the kernel what the fill lacks is below the noise of any but the brightest.
+    """
+    half_y, half_x = fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2
+    hard = (source.mask & (MaskBit.SATURATED | MaskBit.NO_DATA)) != 0
+    wider = abs(pair.science_fwhm**2 - pair.template_fwhm**2)
+    reach = int(np.ceil(3 * np.sqrt(wider) / 2.3548 + 1))
+    soft = grow(source.bad & ~hard, min(half_y, reach), min(half_x, reach))
+    return soft | grow(hard, half_y, half_x)
 
 
 _OF_TEMPLATE = (
