@@ -220,16 +220,21 @@ def test_blurrier_template_convolves_the_science_image(seeing):
         assert abs(float(difference.data[box].sum()) - row["flux"]) < 5 * noise
 
 
-def test_template_defects_grow_by_the_kernel():
+@pytest.mark.parametrize("bit", [MaskBit.BAD, MaskBit.SATURATED])
+def test_template_defects_grow_by_the_kernel(bit):
     settings = PairSettings(shape=(256, 256), seed=9, n_transients=0, star_density=3000)
     _, pair = make_pair(settings)
     mask = pair.template.mask.copy()
-    mask[100, 120] = MaskBit.BAD
+    mask[100, 120] = bit
     data = pair.template.data.copy()
     data[100, 120] = 1e6
     pair = replace(pair, template=replace(pair.template, mask=mask, data=data))
     difference = subtract(pair)
     half = difference.quality.kernel_shape[0] // 2
+    if bit == MaskBit.BAD:  # filled with sky: only where the kernel has weight
+        wider = pair.science_fwhm**2 - pair.template_fwhm**2
+        half = int(np.ceil(3 * np.sqrt(wider) / 2.3548 + 1))
+        assert half < difference.quality.kernel_shape[0] // 2
     bad = (difference.mask & MaskBit.TEMPLATE_BAD) != 0
     assert bad[100 - half : 101 + half, 120 - half : 121 + half].all()
     ring = np.abs(
