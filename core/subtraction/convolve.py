@@ -100,6 +100,29 @@ def convolve_padded(
     return out
 
 
+def footprint_power(
+    padded: FloatImage, shape: tuple[int, ...], kernel_shape: tuple[int, int]
+) -> FloatImage:
+    """Sum the squares of all pixels under the kernel's footprint, at every pixel.
+
+    Parameters
+    ----------
+    padded : ndarray of float32
+        As `pad` returns it.
+    shape : tuple of int
+        (ny, nx) of the frame.
+    kernel_shape : tuple of int
+        (ky, kx).
+    """
+    ny, nx = shape
+    ky, kx = kernel_shape
+    rows = np.empty((padded.shape[0], nx), dtype=np.float32)
+    _row_power(padded, kx, rows)
+    out = np.empty((ny, nx), dtype=np.float32)
+    _column_sums(rows, ky, out)
+    return out
+
+
 def _run_length(nx: int) -> int:
     """Pixels that share a kernel: the same fraction of every frame, and a multiple of 8."""
     return int(np.clip(nx // 48 // 8 * 8, 8, BLOCK))
@@ -212,3 +235,26 @@ def _convolve_squared(padded, coefficients, powers, run, out):  # type: ignore[n
                         dx += 1
                 for p in range(n):
                     out[y, x0 + p] = acc[p]
+
+
+@numba.njit(parallel=True, cache=True)
+def _row_power(padded, width, out):  # type: ignore[no-untyped-def] # pragma: no cover
+    for y in numba.prange(out.shape[0]):
+        total = 0.0
+        for x in range(width):
+            total += padded[y, x] * padded[y, x]
+        for x in range(out.shape[1]):
+            out[y, x] = max(total, 0.0)
+            new, old = padded[y, x + width], padded[y, x]
+            total += float(new) * float(new) - float(old) * float(old)
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _column_sums(rows, height, out):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = out.shape
+    for y in numba.prange(ny):
+        for x in range(nx):
+            out[y, x] = rows[y, x]
+        for k in range(1, height):
+            for x in range(nx):
+                out[y, x] += rows[y + k, x]

@@ -263,14 +263,44 @@ def _windows(image: FloatImage, x: int, y: int, half: int, hy: int, hx: int) -> 
     return sliding_window_view(region, (side, side))[::-1, ::-1].astype(np.float64)
 
 
-def solve(equations: NormalEquations, model: KernelModel) -> tuple[Float64, Float64]:
-    """Solve for the kernel and the background.
+@dataclass(frozen=True)
+class Solution:
+    """A solved kernel, and the factor that its errors come from.
 
-    Returns
-    -------
+    Attributes
+    ----------
     kernel : ndarray of float64, shape (n_terms, ky, kx)
         Convolution kernel of every polynomial term.
     background : ndarray of float64, shape (n_background,)
+    factor : tuple
+        Cholesky factor of the scaled matrix, as `scipy.linalg.cho_factor` returns it.
+    scale : ndarray of float64, shape (n_parameters,)
+        What the matrix was scaled with.
+    """
+
+    kernel: Float64
+    background: Float64
+    factor: tuple[Float64, bool]
+    scale: Float64
+
+    def variance_of(self, combinations: Float64) -> Float64:
+        """Return the variance of linear combinations of the kernel's parameters.
+
+        Parameters
+        ----------
+        combinations : ndarray of float64, shape (n, n_kernel)
+            Coefficients, pixel fastest as in `NormalEquations`.
+        """
+        n_kernel = self.kernel.size
+        right = np.zeros((len(self.scale), len(combinations)))
+        right[:n_kernel] = (combinations * self.scale[:n_kernel]).T
+        with threadpool_limits(limits=1, user_api="blas"):
+            half = linalg.solve_triangular(self.factor[0], right, lower=self.factor[1])
+        return np.asarray((half**2).sum(axis=0))
+
+
+def solve(equations: NormalEquations, model: KernelModel) -> Solution:
+    """Solve for the kernel and the background.
 
     Raises
     ------
@@ -288,29 +318,28 @@ def solve(equations: NormalEquations, model: KernelModel) -> tuple[Float64, Floa
             matrix[block, block] += model.flux_penalty * diagonal[term]
     scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(float).tiny))
     matrix *= scale[:, None] * scale[None, :]
-    right = equations.vector * scale
     # two BLAS threads on a busy machine wait for each other longer than one works
     with threadpool_limits(limits=1, user_api="blas"):
-        parameters = scale * _solve_positive(matrix, right, n_kernel)
+        factor = _factor_positive(matrix, n_kernel)
+        parameters = scale * linalg.cho_solve(factor, equations.vector * scale)
     if not np.isfinite(parameters).all():
         raise np.linalg.LinAlgError("the kernel's normal equations have no finite solution")
     kernel = parameters[:n_kernel].reshape(-1, *model.shape)
-    return kernel, parameters[n_kernel:]
+    return Solution(kernel, parameters[n_kernel:], factor, scale)
 
 
-def _solve_positive(matrix: Float64, right: Float64, n_kernel: int) -> Float64:
-    """Solve by Cholesky, with a growing ridge on the kernel where the matrix needs one."""
+def _factor_positive(matrix: Float64, n_kernel: int) -> tuple[Float64, bool]:
+    """Factor by Cholesky, with a growing ridge on the kernel where the matrix needs one."""
     for ridge in (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
         trial = matrix.copy()
         trial[np.arange(n_kernel), np.arange(n_kernel)] += ridge
         try:
-            factor = linalg.cho_factor(trial, lower=True, overwrite_a=True)
+            factor: tuple[Float64, bool] = linalg.cho_factor(trial, lower=True, overwrite_a=True)
         except linalg.LinAlgError:
             continue
         except ValueError as error:
             raise np.linalg.LinAlgError(str(error)) from error
-        solution: Float64 = linalg.cho_solve(factor, right)
-        return solution
+        return factor
     raise np.linalg.LinAlgError("the normal equations are not positive definite")
 
 

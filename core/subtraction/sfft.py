@@ -16,7 +16,12 @@ from core.errors import SubtractionFailed
 from core.image import Image, MaskBit, MaskImage
 from core.polynomials import terms
 from core.psf import PSFModel, gaussian_psf
-from core.subtraction.convolve import compiled_threads, convolve_padded, convolve_squared
+from core.subtraction.convolve import (
+    compiled_threads,
+    convolve_padded,
+    convolve_squared,
+    footprint_power,
+)
 from core.subtraction.correlation import measure_correlation
 from core.subtraction.difference import Difference, SubtractionQuality
 from core.subtraction.finish import assemble, fit_residual_background, sky_statistics
@@ -120,7 +125,7 @@ def subtract(pair: Pair, settings: SFFTSettings | None = None, *, threads: int =
     )
     shape = settings.kernel_shape or choose_kernel_shape(source_fwhm, target_fwhm)
     with compiled_threads(threads):
-        fit = KernelFit(source, target, shape, settings, target_fwhm, threads)
+        fit = KernelFit(source, target, shape, settings, source_fwhm, target_fwhm, threads)
         stamps = fit.choose_stamps(pair)
         result = fit.run(stamps, "science" if convolve_science else "template")
         return _apply(pair, fit, result, threads, started)
@@ -140,6 +145,7 @@ def _apply(
     mask = _joined_mask(pair, fit, science_convolved)
     order = result.kernel_order
     matched = convolve_padded(fit.padded, pair.shape, result.kernel, order, threads=threads)
+    bright = footprint_power(fit.padded, pair.shape, fit.kernel_shape)
     fit.release()
     if fit.source_variance is not None:
         variance = convolve_squared(fit.source_variance, result.kernel, order, threads=threads)
@@ -151,6 +157,9 @@ def _apply(
         _add_model_noise(variance, pair.sky_variance, matched, np.float32(1 / own_gain))
     else:
         variance += fit.target_variance
+    bright *= np.float32(fit.kernel_noise)
+    variance += bright
+    del bright
     data = np.subtract(fit.target, np.float32(fit.target_level))
     data -= matched
     data -= fit_residual_background(data, variance, mask, fit.settings.background_order)

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from core.errors import SubtractionFailed
 from core.image import FloatImage, Image
+from core.polynomials import terms
 from core.stars import SourceList
 from core.subtraction.mask_growth import grow
 from core.subtraction.normal_equations import (
     FitPlanes,
     KernelModel,
     NormalEquations,
+    Solution,
     accumulate,
     gather,
     residuals,
@@ -53,8 +55,8 @@ class KernelFit:
         (ky, kx).
     settings : SFFTSettings
         Options.
-    target_fwhm : float
-        Seeing of the target, pixels.
+    source_fwhm, target_fwhm : float
+        Seeing of both, pixels.
     threads : int
         Threads to use.
 
@@ -68,6 +70,8 @@ class KernelFit:
         Typical levels, taken out before the fit, so that a sky pedestal times the kernel's sum is
         not mistaken for the background.
     target_variance : ndarray of float32
+    kernel_noise : float
+        Variance of a kernel pixel; set by `run`.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class KernelFit:
         target: Image,
         kernel_shape: tuple[int, int],
         settings: SFFTSettings,
+        source_fwhm: float,
         target_fwhm: float,
         threads: int,
     ) -> None:
@@ -83,6 +88,8 @@ class KernelFit:
         self.threads = threads
         self.kernel_shape = kernel_shape
         self.shape = target.shape
+        self.source_fwhm = source_fwhm
+        self.kernel_noise = 0.0
         half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
         self.source_level = _typical_level(source)
         self.target_level = _typical_level(target)
@@ -171,37 +178,76 @@ class KernelFit:
         brightness = gather(self.target, stamps) - np.float32(self.target_level)
         first = max(settings.relative_error, FIRST_ALLOWANCES[0])
         weights = (1 / (np.maximum(photons, 1e-30) + (first * brightness) ** 2)).astype(np.float32)
-        kernel, background = self._solve(stamps, weights, model)
+        solution = self._solve(stamps, weights, model)
         trial = _Trial(weights, np.ones(len(stamps), dtype=bool), float("nan"))
         iteration = 0
         for iteration in range(1, settings.iterations + 1):
             later = FIRST_ALLOWANCES[iteration:]
             error = max(settings.relative_error, later[0]) if later else settings.relative_error
             before = trial.weights
-            trial = self._judge(stamps, kernel, background, model, photons, error)
+            trial = self._judge(stamps, solution, model, photons, error)
             change = np.abs(trial.weights - before).sum() / max(float(before.sum()), 1e-30)
             if iteration > len(FIRST_ALLOWANCES) and change < 1e-3:
                 break
             kept = trial.kept
-            kernel, background = self._solve(stamps.select(kept), trial.weights[kept], model)
+            solution = self._solve(stamps.select(kept), trial.weights[kept], model)
+        self.kernel_noise = self._noise_of_kernel(solution, model)
         used = int(trial.kept.sum())
         return SFFTResult(
-            kernel, background, model.kernel_order, model.background_order, self.shape, convolved,
-            used, len(stamps) - used, trial.chi2, iteration,
-        )  # fmt: skip
+            kernel=solution.kernel,
+            background=solution.background,
+            kernel_order=model.kernel_order,
+            background_order=model.background_order,
+            shape=self.shape,
+            convolved=convolved,
+            stamps_used=used,
+            stamps_clipped=len(stamps) - used,
+            chi2=trial.chi2,
+            iterations=iteration,
+        )
+
+    def _noise_of_kernel(self, solution: Solution, model: KernelModel) -> float:
+        """Return the variance of a kernel pixel, as a star of the source feels it.
+
+        A star of flux F at a distance d from a pixel adds ``F sum_u K(u) p(d - u)`` there, so the
+        kernel's error adds ``F² p_d^T C p_d``: the mean over the kernel's footprint, and over the
+        frame, of ``p_d^T C p_d / p_d^T p_d`` with p a Gaussian of the source's seeing.
+        """
+        ky, kx = self.kernel_shape
+        rows, cols = np.mgrid[-(ky // 2) : ky // 2 + 1, -(kx // 2) : kx // 2 + 1]
+        sigma = max(self.source_fwhm, 1.0) / 2.3548
+        ring = [(0.0, 0.0)] + [
+            (radius * ky * np.sin(angle), radius * kx * np.cos(angle))
+            for radius in (0.22, 0.42)
+            for angle in np.arange(8) * np.pi / 4
+        ]
+        blobs = np.array(
+            [np.exp(-0.5 * ((rows - y) ** 2 + (cols - x) ** 2) / sigma**2).ravel() for y, x in ring]
+        )
+        blobs /= np.sqrt((blobs**2).sum(axis=1, keepdims=True))
+        ny, nx = self.shape
+        phi = terms(
+            model.kernel_order,
+            np.array([0.5, 0.2, 0.8, 0.2, 0.8]) * nx,
+            np.array([0.5, 0.2, 0.2, 0.8, 0.8]) * ny,
+            self.shape,
+        )
+        combinations = np.einsum("pt,bk->pbtk", phi, blobs).reshape(len(phi) * len(blobs), -1)
+        return float(solution.variance_of(combinations).mean())
 
     def _judge(
         self,
         stamps: Stamps,
-        kernel: Float64,
-        background: Float64,
+        solution: Solution,
         model: KernelModel,
         photons: npt.NDArray[np.floating],
         error: float,
     ) -> _Trial:
         """Clip pixels, then stamps, and weigh what is left by its full noise."""
         clip = self.settings.clip
-        residual, matched, noise = residuals(self.planes, stamps, kernel, background, model)
+        residual, matched, noise = residuals(
+            self.planes, stamps, solution.kernel, solution.background, model
+        )
         signal = matched - matched.min(axis=(1, 2), keepdims=True)
         sigma2 = np.maximum(photons + noise + (error * signal) ** 2, 1e-30)
         good = np.isfinite(sigma2)
@@ -219,9 +265,7 @@ class KernelFit:
         weights = np.where(used & kept[:, None, None], 1 / sigma2, 0).astype(np.float32)
         return _Trial(weights, kept, chi2)
 
-    def _solve(
-        self, stamps: Stamps, weights: Weights, model: KernelModel
-    ) -> tuple[Float64, Float64]:
+    def _solve(self, stamps: Stamps, weights: Weights, model: KernelModel) -> Solution:
         equations: NormalEquations = accumulate(
             self.planes, stamps, weights, model, threads=self.threads
         )

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from core.polynomials import terms
-from core.subtraction.convolve import convolve_squared, convolve_varying
+from core.subtraction.convolve import (
+    convolve_squared,
+    convolve_varying,
+    footprint_power,
+    pad,
+)
 from core.subtraction.mask_growth import grow
 
 
@@ -95,3 +100,15 @@ def test_grown_mask_is_the_footprint_of_the_kernel(half):
         y0, x0 = max(0, y - half[0]), max(0, x - half[1])
         expected[y0 : y + half[0] + 1, x0 : x + half[1] + 1] = True
     np.testing.assert_array_equal(grow(mask, *half), expected)
+
+
+def test_footprint_power_is_the_sum_of_squares_under_the_kernel():
+    rng = np.random.default_rng(6)
+    image = rng.normal(0, 10, (30, 41)).astype(np.float32)
+    image[12, 20] = 5e4
+    padded = np.pad(image.astype(float) ** 2, ((2, 2), (3, 3)))
+    expected = np.array(
+        [[padded[y : y + 5, x : x + 7].sum() for x in range(41)] for y in range(30)]
+    )
+    got = footprint_power(pad(image, 2, 3), image.shape, (5, 7))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-9 * expected.max())

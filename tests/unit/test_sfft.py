@@ -90,7 +90,8 @@ def test_normal_equations_agree_with_brute_force(small_problem):
 
 def test_solution_agrees_with_brute_force_to_a_millionth(small_problem):
     planes, stamps, weights, model = small_problem
-    kernel, background = solve(accumulate(planes, stamps, weights, model), model)
+    solution = solve(accumulate(planes, stamps, weights, model), model)
+    kernel, background = solution.kernel, solution.background
     matrix, vector, design = brute_force_system(planes, stamps, weights, model)
     n, pixels = model.n_kernel, model.n_pixels
     means = np.diag(matrix)[:n].reshape(-1, pixels).mean(axis=1)
@@ -110,8 +111,8 @@ def test_solution_agrees_with_brute_force_to_a_millionth(small_problem):
 def test_flux_penalty_holds_the_kernel_sum_at_its_order(small_problem):
     planes, stamps, weights, model = small_problem
     equations = accumulate(planes, stamps, weights, model)
-    free, _ = solve(equations, replace(model, flux_penalty=0.0))
-    held, _ = solve(equations, replace(model, flux_penalty=1e6))
+    free = solve(equations, replace(model, flux_penalty=0.0)).kernel
+    held = solve(equations, replace(model, flux_penalty=1e6)).kernel
     assert np.abs(held.sum(axis=(1, 2))[1:]).max() < 1e-3 * np.abs(free.sum(axis=(1, 2))[1:]).max()
 
 
@@ -306,3 +307,19 @@ def test_options_limit_the_orders_to_what_the_stars_hold():
     pair = replace(pair, stars=replace(pair.stars, sources=few))
     difference = subtract(pair, SFFTSettings(kernel_order=2))
     assert difference.kernel.kernel_order < 2
+
+
+def test_errors_of_the_solution_are_those_of_repeated_noise(small_problem):
+    planes, stamps, weights, model = small_problem
+    rng = np.random.default_rng(12)
+    exact = replace(planes, source_variance=None)
+    sharp = replace(model, ridge=1e-12, flux_penalty=0.0)
+    weights = np.full_like(weights, 1 / 4.0)
+    combination = rng.normal(size=(1, model.n_kernel))
+    values = []
+    for _ in range(200):
+        noisy = exact.target + rng.normal(0, 2.0, exact.target.shape).astype(np.float32)
+        solution = solve(accumulate(replace(exact, target=noisy), stamps, weights, sharp), sharp)
+        values.append(float(combination[0] @ solution.kernel.ravel()))
+    expected = float(np.sqrt(solution.variance_of(combination)[0]))
+    assert np.std(values) == pytest.approx(expected, rel=0.2)
