@@ -112,6 +112,17 @@ class Degradation:
         )
 
 
+#: Hardly any blur: the copy is as undersampled as the original (2.2 to 2.5 pixels FWHM).
+SHARP = Degradation(
+    blurs=(
+        MoffatBlur(1.0, 1.04, 0.3, 0.37, -0.21),
+        MoffatBlur(1.2, 1.10, 0.8, 0.43, -0.26),
+        MoffatBlur(1.4, 1.06, 1.4, 0.33, -0.31),
+        MoffatBlur(1.6, 1.12, 2.2, 0.29, -0.20),
+    )
+)
+
+
 @dataclass(frozen=True)
 class Degraded:
     """The copy and its true noise.

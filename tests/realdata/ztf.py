@@ -23,7 +23,7 @@ from core.exposure import Exposure, ExposureResult
 from core.pipeline import PipelineSettings, process
 from core.templates.single import SingleTemplate
 from tests.realdata import contact_sheet, donors
-from tests.realdata.degrade import Degradation, Degraded, degrade
+from tests.realdata.degrade import SHARP, Degradation, Degraded, degrade
 from tests.realdata.scoring import Score, Truth, score
 
 STEM = "ztf_20200924431759_000655_zr_c13_o_q3_"
@@ -203,9 +203,13 @@ def main() -> int:
     parser.add_argument("--crop", type=int)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sources", type=int, default=300)
+    parser.add_argument("--sharp", action="store_true", help="hardly any blur")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    case = build(args.data, args.out, crop=args.crop, seed=args.seed, n_sources=args.sources)
+    case = build(
+        args.data, args.out, crop=args.crop, seed=args.seed, n_sources=args.sources,
+        how=SHARP if args.sharp else None,
+    )  # fmt: skip
     settings = PipelineSettings(threads=args.threads, keep_difference=True)
     result, scored = run(case, settings)
     write = sys.stdout.write
