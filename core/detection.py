@@ -82,13 +82,16 @@ def significance(difference: Difference, *, threads: int = 1) -> SignificanceMap
     ``S = sum(P D / V) / sqrt(sum(P² / V))`` at every pixel, with P the local PSF and V the noise
     squared; masked pixels have no weight. It is divided by the factor by which the correlated
     noise widens it (`core.subtraction.correlation`), and by what the scatter of blank sky still
-    shows after that.
+    shows after that. An engine that makes its own map (`Difference.significance`) is believed, but
+    for that last step.
 
     Raises
     ------
     core.errors.QualityRejected
         If every pixel is masked.
     """
+    if difference.significance is not None and difference.flux_err is not None:
+        return _of_the_engine(difference.significance, difference.flux_err, difference.mask)
     half = int(np.clip(np.ceil(1.3 * difference.psf.fwhm), 3, 15))
     psf = difference.psf.cropped(half)
     flipped = psf.coefficients[:, ::-1, ::-1]
@@ -111,6 +114,16 @@ def significance(difference: Difference, *, threads: int = 1) -> SignificanceMap
     snr /= np.float32(widening)
     flux_err = (unit * np.float32(correlated * widening) / root).astype(np.float32)
     return SignificanceMap(snr, flux_err, widening)
+
+
+def _of_the_engine(
+    significance: FloatImage, flux_err: FloatImage, mask: MaskImage
+) -> SignificanceMap:
+    """Take the map that the engine made, widened by what its blank sky shows."""
+    if mask.all():
+        raise QualityRejected("every pixel of the difference is masked: nothing can be detected")
+    widening = np.float32(_blank_scatter(significance, mask))
+    return SignificanceMap(significance / widening, flux_err * widening, float(widening))
 
 
 def _blank_scatter(snr: FloatImage, mask: MaskImage) -> float:

@@ -20,7 +20,7 @@ from core.noise import Sky, measure_sky, sky_variance, with_noise
 from core.psf import measure_psf
 from core.reading import read_exposure
 from core.stars import SourceList, StarList, find_sources, select_stars
-from core.subtraction import hotpants, sfft
+from core.subtraction import hotpants, sfft, zogy
 from core.subtraction.difference import Difference
 from core.subtraction.hotpants import HotpantsSettings
 from core.subtraction.pair import Pair
@@ -258,6 +258,7 @@ def _pair(science: Image, sky: Sky, stars: StarList, gridded: GriddedTemplate) -
 def _engines(settings: PipelineSettings) -> Mapping[str, Engine]:
     return {
         "sfft": partial(sfft.subtract, threads=settings.threads),
+        "zogy": partial(zogy.subtract, threads=settings.threads),
         "hotpants": partial(
             hotpants.subtract,
             settings=HotpantsSettings(executable=settings.hotpants),

@@ -88,6 +88,9 @@ class Difference:
         noise; None where ``noise`` holds it already, or where the gain is not known.
     correlation : CorrelatedNoise
         How far sums over pixels are noisier than the per-pixel noise alone says.
+    significance, flux_err : ndarray of float32, shape (ny, nx), or None
+        S/N of a point source at every pixel and the 1-sigma error of its flux, ADU, where the
+        engine makes them itself (ZOGY's S_corr); otherwise the detection filters ``data``.
     """
 
     data: FloatImage
@@ -100,3 +103,5 @@ class Difference:
     quality: SubtractionQuality
     gain: float | None = None
     correlation: CorrelatedNoise = field(default_factory=CorrelatedNoise)
+    significance: FloatImage | None = None
+    flux_err: FloatImage | None = None

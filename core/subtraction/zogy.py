@@ -231,13 +231,17 @@ def _reach(inputs: TileInputs, grid: TileGrid) -> int:
 
 
 def _mask(science: KnownImage, template: KnownImage, reach: int) -> MaskImage:
-    """Join both masks, each grown by the kernels."""
+    """Join both masks, each grown by the kernels, and saturated cores by the seeing."""
     mask = science.mask.copy()
-    mask[grow(science.bad, reach, reach)] |= np.uint16(MaskBit.BAD)
-    mask[grow(template.bad, reach, reach)] |= np.uint16(MaskBit.TEMPLATE_BAD)
+    fwhm = max(science.psf.fwhm, template.psf.fwhm)
+    for image, bit in ((science, MaskBit.BAD), (template, MaskBit.TEMPLATE_BAD)):
+        mask[grow(image.bad, reach, reach)] |= np.uint16(bit)
+        wide = max(reach, int(np.ceil(fwhm)))
+        saturated = (image.mask & MaskBit.SATURATED) != 0
+        mask[grow(saturated, wide, wide)] |= np.uint16(bit)
     mask[(template.mask & MaskBit.SATURATED) != 0] |= np.uint16(MaskBit.TEMPLATE_SATURATED)
     mask[(template.mask & MaskBit.NO_DATA) != 0] |= np.uint16(MaskBit.TEMPLATE_NO_DATA)
-    edge = max(reach, int(np.ceil(1.5 * max(science.psf.fwhm, template.psf.fwhm))))
+    edge = max(reach, int(np.ceil(1.5 * fwhm)))
     for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
         mask[side] |= np.uint16(MaskBit.EDGE)
     return mask
@@ -249,14 +253,13 @@ def _refine(
     """Take out of difference and flux what the PSF models leave on the stars."""
     if not settings.refine:
         return None
-    from_science = planes.difference + planes.template_difference
     refinement = refine(
-        from_science, planes.template_difference, planes.difference_variance, mask, _stars(pair),
-        pair.science_fwhm, threads=threads,
+        planes.difference, planes.template_difference, planes.difference_variance, mask,
+        _stars(pair), max(pair.science_fwhm, pair.template_fwhm),
     )  # fmt: skip
     if refinement is not None:
-        planes.difference[:] -= refinement.change(planes.template_difference, threads=threads)
-        planes.flux[:] -= refinement.change(planes.template_flux, threads=threads)
+        planes.difference[:] -= refinement.excess(planes.template_difference, threads=threads)
+        planes.flux[:] -= refinement.excess(planes.template_flux, threads=threads)
     return refinement
 
 
@@ -278,11 +281,10 @@ def _finish(
         error = (measured, measured)
     rms = float(np.sqrt(0.5 * (error[0] ** 2 + error[1] ** 2)))
     holes = inputs.science.bad & inputs.template.bad
+    holes |= ((inputs.science.mask | inputs.template.mask) & MaskBit.SATURATED) != 0
     if holes.any():
-        scaled = np.asarray(
-            planes.difference / np.sqrt(planes.difference_variance), dtype=np.float32
-        )
-        far = disturbed(holes, scaled, mask == 0, reach=2 * inputs.science.psf.size, step=2)
+        score = np.asarray(planes.flux / np.sqrt(planes.flux_variance), dtype=np.float32)
+        far = disturbed(holes, score, mask == 0, reach=2 * inputs.science.psf.size, step=2)
         mask[far] |= np.uint16(MaskBit.BAD)
     with_error = replace(pair, shift_rms=rms)
     finished = assemble(
@@ -318,7 +320,7 @@ def _finish(
     return Difference(
         data=finished.data, noise=finished.noise, scaled=finished.scaled,
         convolved=planes.template_difference, mask=mask, psf=_difference_psf(inputs, grid),
-        kernel=result, quality=quality,
+        kernel=result, quality=quality, significance=fluxes.scaled, flux_err=fluxes.noise,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from scipy import ndimage
 from core.errors import SubtractionFailed
 from core.image import FloatImage, Image, MaskImage
 from core.psf import PSFModel, gaussian_psf
+from core.subtraction.zogy_psf import denoised
 from core.subtraction.zogy_transform import Trust, regularised, transfer, trust_in
 
 FILL_SNR = 30.0  # per frequency, below which a PSF ratio is not believed
@@ -74,7 +75,7 @@ class KnownImage:
 
 def known(image: Image, fwhm: float) -> KnownImage:
     """Describe an image; a Gaussian of the given seeing stands in for a missing PSF."""
-    psf = image.psf or gaussian_psf(fwhm, image.shape)
+    psf = denoised(image.psf) if image.psf else gaussian_psf(fwhm, image.shape)
     return KnownImage(
         image.data, image.mask, image.bad, image.variance, psf, trust_in(psf), image.name
     )
@@ -159,23 +160,24 @@ def _sums_at(image, kernel, rows, columns):  # type: ignore[no-untyped-def] # pr
 
 def disturbed(
     holes: npt.NDArray[np.bool_],
-    scaled: FloatImage,
+    score: FloatImage,
     usable: npt.NDArray[np.bool_],
     *,
     reach: int,
     step: int,
 ) -> npt.NDArray[np.bool_]:
-    """Find how far the holes that nothing could fill disturb the difference.
+    """Find how far the holes that nothing fills well disturb the difference.
 
-    Around each group of such pixels, rings of ``step`` pixels are added as long as the scaled
-    difference scatters by more than 1.5 times what it should in them.
+    Around each group of such pixels, rings of ``step`` pixels are added as long as the matched
+    filter scatters by more than 1.5 times what it should in them, or is off by 0.7 sigma, or has
+    more than one pixel in a hundred beyond 4 sigma.
 
     Parameters
     ----------
     holes : ndarray of bool, shape (ny, nx)
-        Pixels that are bad in both images.
-    scaled : ndarray of float32, shape (ny, nx)
-        Difference over its noise.
+        Pixels that are bad in both images, or saturated in one.
+    score : ndarray of float32, shape (ny, nx)
+        Flux of a point source at every pixel over its noise.
     usable : ndarray of bool, shape (ny, nx)
         Pixels that may be looked at.
     reach : int
@@ -199,13 +201,13 @@ def disturbed(
         limit = 0
         while limit < reach:
             ring = (distance > limit) & (distance <= limit + step) & usable[window]
-            values = scaled[window][ring]
+            values = score[window][ring]
             if values.size < 20:
                 limit += step
                 continue
-            low, high = np.percentile(values, [15.8655, 84.1345])
-            spread = max(0.5 * (high - low), np.sqrt(np.mean(np.minimum(values**2, 100))) / 1.5)
-            if spread < 1.5 and abs(np.median(values)) < 0.7:
+            low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
+            calm = 0.5 * (high - low) < 1.5 and abs(middle) < 0.7
+            if calm and np.mean(np.abs(values) > 4) <= 0.01:
                 break
             limit += step
         out[window] |= distance <= limit

@@ -20,6 +20,7 @@ from core.image import FloatImage
 from core.polynomials import terms
 from core.psf import PSFModel
 from core.stars import SourceList
+from core.subtraction.finish import MEDIAN_OF_CHI2
 from core.subtraction.stamps import Stamps, stamps_at
 from core.subtraction.zogy_images import KnownImage
 from core.subtraction.zogy_transform import NOISELESS, regularised
@@ -44,7 +45,7 @@ class Matching:
     shape : tuple of int
         (ny, nx) of the frame.
     flux_error : float
-        Relative scatter of the stars around the flux scale, photon noise included.
+        Relative scatter of the brightest stars around the flux scale.
     shift_rms : float
         Scatter of the stars around the shift, photon noise taken out, pixels per axis.
     stars_used, stars_clipped : int
@@ -346,8 +347,9 @@ def _robust(
     coefficients : ndarray of float64, shape (n_terms, n_columns)
     kept : ndarray of bool, shape (n,)
     scatter, excess : float
-        RMS of the kept half with the smaller errors per column, and the same with the photon
-        noise taken out; the latter is zero where it is not significant.
+        Scatter of the best measured, and what of it is not photon noise (from the median of the
+        chi-squares of all: few stars of a field have a neighbour, but those have much of it);
+        zero where that is not significant.
     """
     systematic = floor
     keep = good.copy()
@@ -365,11 +367,19 @@ def _robust(
         if refined.sum() < basis.shape[1] + 2 or (refined == keep).all():
             break
         keep = refined
-    residual = value - basis @ coefficients
-    precise = keep & (error <= np.median(error[keep]))
-    n = max(int(precise.sum()) - basis.shape[1], 1)
-    variance = float((residual[precise] ** 2).sum() / (n * value.shape[1]))
-    expected = float(np.mean(error[precise] ** 2))
-    slack = 2 * variance * np.sqrt(2 / (n * value.shape[1]))
-    excess = variance - expected if variance - expected > slack else 0.0
-    return coefficients, keep, float(np.sqrt(variance)), float(np.sqrt(excess))
+    residual2 = ((value - basis @ coefficients) ** 2)[keep]
+    photons2 = (error[keep] ** 2)[:, None]
+    freedom = max(1 - basis.shape[1] / max(int(keep.sum()), 1), 0.1)
+    low, high = 0.0, float(np.max(residual2))
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        if np.median(residual2 / (photons2 + middle)) > MEDIAN_OF_CHI2 * freedom:
+            low = middle
+        else:
+            high = middle
+    scatter = np.sqrt(0.5 * (low + high) + float(np.min(photons2)))
+    certain = np.median(residual2 / photons2) > MEDIAN_OF_CHI2 * (
+        1 + 3 * 1.6 / np.sqrt(residual2.size)
+    )
+    excess = np.sqrt(0.5 * (low + high)) if certain else 0.0
+    return coefficients, keep, float(scatter), float(excess)

@@ -31,6 +31,7 @@ Stamp = npt.NDArray[np.floating]
 Real = npt.NDArray[np.float32]
 
 WHITE_FLOOR = 1e-4  # where both PSFs have no power left, D is the plain difference
+LN2 = 0.6931471805599453
 NOISELESS = 0.1  # of the science image's noise, for a template that is said to have none
 
 
@@ -45,13 +46,13 @@ class Trust:
         any, where it holds none.
     odd_cutoff : float
         The same for its odd part (the imaginary part of the transform).
-    floor : float
-        Level of that noise, relative to the power at zero frequency.
+    slope_cutoff : float
+        Beyond which its changes over the frame are not believed.
     """
 
     cutoff: float
     odd_cutoff: float
-    floor: float
+    slope_cutoff: float
 
 
 @dataclass(frozen=True)
@@ -124,23 +125,27 @@ def trust_in(psf: PSFModel) -> Trust:
     spectrum = transfer(psf.at(0.5 * (nx - 1), 0.5 * (ny - 1)), (side, side))
     k = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
     noise2 = 2 * float(np.mean(spectrum.imag[(k > 0.25) & (k < 0.5)] ** 2))
-    cutoff = odd_cutoff = 10.0
+    cutoff = odd_cutoff = slope_cutoff = 10.0
     for low in np.arange(0.65, 0.03, -0.02):
         ring = spectrum[(k >= low) & (k < low + 0.04)]
-        if float(np.mean(np.abs(ring) ** 2)) < 9 * noise2:
+        power = float(np.mean(np.abs(ring) ** 2))
+        if power < 3 * noise2:
             cutoff = float(low) + 0.02
+        if power < 9 * noise2:
+            slope_cutoff = float(low) + 0.02
         if float(np.mean(ring.imag**2)) < 2 * noise2:
             odd_cutoff = float(low) + 0.02
-    return Trust(cutoff, odd_cutoff, max(float(np.sqrt(noise2)), WHITE_FLOOR))
+    return Trust(cutoff, odd_cutoff, slope_cutoff)
 
 
 def regularised(
     spectrum: npt.NDArray[Any], k2: npt.NDArray[np.floating], trust: Trust
 ) -> npt.NDArray[np.complex128]:
-    """Replace what is noise in a PSF's transform by a small positive level.
+    """Take what is noise out of a PSF's transform, and add a small positive level everywhere.
 
-    Two PSFs of that level make D the plain difference, with a compact kernel; noise of random
-    phase would smear every bad pixel over a PSF's stamp.
+    Where neither PSF has anything left, the two levels make D the plain difference, with a compact
+    kernel; noise of random phase would smear every bad pixel over a PSF's stamp. The level itself
+    leaves 1e-4 of a star's flux on the difference.
 
     Parameters
     ----------
@@ -150,10 +155,10 @@ def regularised(
         Squared frequency, cycles² per pixel².
     trust : Trust
     """
-    passed = 1 / (1 + (k2 / trust.cutoff**2) ** 4)
-    odd = 1 / (1 + (k2 / trust.odd_cutoff**2) ** 4)
+    passed = np.exp(-LN2 * np.minimum((k2 / trust.cutoff**2) ** 4, 100))
+    odd = np.exp(-LN2 * np.minimum((k2 / trust.odd_cutoff**2) ** 4, 100))
     believed = (spectrum.real + 1j * odd * spectrum.imag) * passed
-    return np.asarray(believed + (trust.floor * (1 - passed) + WHITE_FLOOR), dtype=np.complex128)
+    return np.asarray(believed + WHITE_FLOOR, dtype=np.complex128)
 
 
 @dataclass(frozen=True)
@@ -261,7 +266,7 @@ def _frequencies(shape: tuple[int, int]) -> tuple[npt.NDArray[np.float64], npt.N
 
 @numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
 def _passed(k2, limit):  # type: ignore[no-untyped-def] # pragma: no cover
-    return 1 / (1 + (k2 / (limit * limit)) ** 4)
+    return np.exp(-LN2 * min((k2 / (limit * limit)) ** 4, 100.0))
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
@@ -283,11 +288,8 @@ def _combine(  # type: ignore[no-untyped-def] # pragma: no cover
         phase_y = np.exp(1j * ky[i] * shift[1])
         for j in range(nkx):
             k2 = (ky[i] ** 2 + kx[j] ** 2) / two_pi2
-            b = _believed(pn[0, i, j], k2, trust_n)
-            b += trust_n[2] * (1 - _passed(k2, trust_n[0])) + WHITE_FLOOR
-            a = _believed(pr[0, i, j], k2, trust_r)
-            a += trust_r[2] * (1 - _passed(k2, trust_r[0])) + WHITE_FLOOR
-            a *= rho
+            b = _believed(pn[0, i, j], k2, trust_n) + WHITE_FLOOR
+            a = rho * (_believed(pr[0, i, j], k2, trust_r) + WHITE_FLOOR)
             g = a.real**2 + a.imag**2 + b.real**2 + b.imag**2
             ig = 1 / np.sqrt(g)
             er = phase_y * phase_x[j] * r[i, j]
@@ -304,8 +306,9 @@ def _combine(  # type: ignore[no-untyped-def] # pragma: no cover
             out[7, i, j] = q * from_template
             norm[i, 0] += f
             for axis in range(2):
-                bd = _believed(pn[1 + axis, i, j], k2, trust_n)
-                ad = rho * _believed(pr[1 + axis, i, j], k2, trust_r) - log_beta[axis] * a
+                bd = _believed(pn[1 + axis, i, j], k2, trust_n) * _passed(k2, trust_n[2])
+                ad = rho * _believed(pr[1 + axis, i, j], k2, trust_r) * _passed(k2, trust_r[2])
+                ad -= log_beta[axis] * a
                 turn = 1j * (kx[j] * shift_slope[axis, 0] + ky[i] * shift_slope[axis, 1])
                 half_g = (
                     a.real * ad.real + a.imag * ad.imag + b.real * bd.real + b.imag * bd.imag
