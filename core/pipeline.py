@@ -175,7 +175,7 @@ def _process(
     with progress.timed("stars"):
         sources, stars = _stars_of(science, sky)
         psf = measure_psf(science.data - sky.level, sky.rms, science.bad, stars.sources, stars.fwhm)
-        science = replace(science, psf=psf, facts=replace(science.facts, fwhm=psf.fwhm))
+        science = replace(science, psf=psf, facts=science.facts.with_estimate(fwhm=psf.fwhm))
         progress.science = science
         progress.counts["stars"] = len(stars)
     with progress.timed("template"):

@@ -143,6 +143,7 @@ def _quality(quality: SubtractionQuality) -> Record:
         "shift_rms": finite_or_none(quality.shift_rms),
         "stars_used": int(quality.stars_used),
         "stars_clipped": int(quality.stars_clipped),
+        "model_error": finite_or_none(quality.model_error),
         "kernel_width": int(quality.kernel_shape[1]),
         "kernel_height": int(quality.kernel_shape[0]),
         "seconds": float(quality.seconds),

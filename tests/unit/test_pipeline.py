@@ -115,7 +115,7 @@ def test_counts_quality_and_facts_are_reported(night: Night, result: ExposureRes
     assert result.quality.sky_chi2 == pytest.approx(1, abs=0.06)
     assert result.facts.fwhm == pytest.approx(night.simulated.fwhm, rel=0.04)
     assert result.facts.band == "r"
-    assert result.facts.estimated == ()
+    assert result.facts.estimated == ("fwhm",)
     assert result.shape == SETTINGS.shape
     assert result.wcs is not None
     assert result.template is not None
@@ -176,7 +176,7 @@ def test_missing_gain_is_estimated_and_said(
 ) -> None:
     got = process(changed(GAIN=None), night.templates, PipelineSettings())
     assert got.outcome == "published"
-    assert got.facts.estimated == ("gain",)
+    assert got.facts.estimated == ("gain", "fwhm")
     # from the photons of the sky, the read noise (6 electrons of about 25) not taken out
     assert got.facts.gain == pytest.approx(SETTINGS.gain, rel=0.12)
     assert len(got.candidates) >= len(result.candidates) - 1
