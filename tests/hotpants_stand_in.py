@@ -105,7 +105,7 @@ def misbehave(mode):
             Path("child.pid").write_text(str(child))
             if where := os.environ.get("STAND_IN_PID"):
                 Path(where).write_text(f"{os.getpid()} {child}")
-        time.sleep(600)
+        time.sleep(100)
     if mode == "silent":
         say("SUCCESS")
         sys.exit(0)

@@ -16,6 +16,7 @@ SEVERAL_VALUES = frozenset({"ng", "gd", "rkw", "pca"})
 
 FWHM_PER_SIGMA = 2.35
 LEAST_SIGMA = 0.4
+DOCUMENTED_DEGREES = (6, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class KernelPlan:
         return options
 
 
-def matching_gaussians(source_fwhm: float, target_fwhm: float) -> tuple[tuple[int, float], ...]:
+def matching_gaussians(
+    source_fwhm: float, target_fwhm: float, degrees: tuple[int, int, int] = DOCUMENTED_DEGREES
+) -> tuple[tuple[int, float], ...]:
     """Choose the Gaussians of the kernel's basis from both seeings.
 
     Where the image that is convolved is clearly the sharper one, the rule of HOTPANTS's own
@@ -64,13 +67,16 @@ def matching_gaussians(source_fwhm: float, target_fwhm: float) -> tuple[tuple[in
     ----------
     source_fwhm, target_fwhm : float
         Seeing of the image that is convolved and of the other, pixels.
+    degrees : tuple of int
+        Degrees of the polynomials, narrowest Gaussian first.
     """
-    difference = target_fwhm**2 - source_fwhm**2
-    sigma = np.sqrt(max(difference, 0.0)) / FWHM_PER_SIGMA
-    if sigma >= max(LEAST_SIGMA, 0.15 * target_fwhm):
-        return ((6, 0.5 * sigma), (4, sigma), (2, 2.0 * sigma))
-    ratio = max(source_fwhm, target_fwhm) / 3.0
-    return ((6, 0.7 * ratio), (4, 1.5 * ratio), (2, 3.0 * ratio))
+    sigma = np.sqrt(max(target_fwhm**2 - source_fwhm**2, 0.0)) / FWHM_PER_SIGMA
+    if has_matching_width(source_fwhm, target_fwhm):
+        widths = (0.5 * sigma, sigma, 2.0 * sigma)
+    else:
+        ratio = max(source_fwhm, target_fwhm) / 3.0
+        widths = (0.7 * ratio, 1.5 * ratio, 3.0 * ratio)
+    return tuple(zip(degrees, widths, strict=True))
 
 
 def has_matching_width(source_fwhm: float, target_fwhm: float) -> bool:
