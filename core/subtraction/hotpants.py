@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from core.subtraction.hotpants_files import (
     working_folder,
 )
 from core.subtraction.hotpants_finish import HotpantsResult, finish
+from core.subtraction.hotpants_guard import Guard
 from core.subtraction.hotpants_inputs import (
     DEFAULT_KERNEL_HALF,
     DEFAULT_SUBSTAMP_HALF,
@@ -81,12 +83,16 @@ def subtract(
         raise SubtractionFailed(
             f"science image and template differ in shape: {pair.shape}, {pair.template.shape}"
         )
-    with working_folder(settings.temporary, settings.keep_in) as folder:
-        options = prepare(folder, pair, settings)
-        remove_outputs(folder, options)
-        messages = run_program(
-            argument_list(program, options), folder, settings.deadline, settings.report
-        )
+    with ExitStack() as open_things:
+        try:
+            folder = open_things.enter_context(working_folder(settings.temporary, settings.keep_in))
+            options = prepare(folder, pair, settings)
+            remove_outputs(folder, options)
+            guard = open_things.enter_context(Guard(None if settings.keep_in else folder))
+        except OSError as error:
+            raise SubtractionFailed(f"the files for HOTPANTS cannot be written: {error}") from error
+        arguments = argument_list(program, options)
+        messages = run_program(arguments, folder, settings.deadline, settings.report, guard.watch)
         planes = read_planes(folder, options, pair.shape)
         kernel = _read_kernel(folder, options, pair.shape)
     _check_fitted(planes, messages)

@@ -47,7 +47,11 @@ def find_program(name: str) -> str:
 
 
 def run_program(
-    arguments: Sequence[str], folder: Path, deadline: float, report: Report | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    deadline: float,
+    report: Report | None = None,
+    started_group: Callable[[int], object] | None = None,
 ) -> list[str]:
     """Run HOTPANTS in a folder and return its messages.
 
@@ -64,6 +68,8 @@ def run_program(
         Seconds.
     report : callable, optional
         Handed every line of its messages as it comes; they are logged at DEBUG in any case.
+    started_group : callable, optional
+        Handed the process group's number once it runs.
 
     Returns
     -------
@@ -98,8 +104,9 @@ def run_program(
     started = time.perf_counter()
     messages: deque[str] = deque(maxlen=KEPT_LINES)
     try:
-        _limit_cpu(process.pid, deadline)
         timer.start()
+        if started_group is not None:
+            started_group(process.pid)
         assert process.stdout is not None
         for raw in process.stdout:
             line = raw.decode("utf-8", errors="replace").rstrip()
@@ -152,17 +159,6 @@ def _group_exists(group: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
-
-
-def _limit_cpu(pid: int, deadline: float) -> None:
-    """Bound what it computes even when this process is killed before the deadline."""
-    try:
-        import resource
-
-        limit = int(deadline) + 2
-        resource.prlimit(pid, resource.RLIMIT_CPU, (limit, limit))
-    except (ImportError, AttributeError, OSError, ValueError):
-        log.debug("no CPU limit can be set on this system")
 
 
 def _signal_name(number: int) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -122,12 +123,14 @@ class StandIn:
         return list(self.temporary.iterdir())
 
     def processes(self) -> list[int]:
-        """Those of its processes that are still there, zombies aside, within two seconds."""
+        """Those of its processes that are still there after five seconds, zombies aside."""
         pids = [int(pid) for pid in self._pids.read_text().split()]
-        until = time.monotonic() + 2
-        while (alive := [pid for pid in pids if _runs(pid)]) and time.monotonic() < until:
-            time.sleep(0.05)
-        return alive
+        _soon(lambda: not any(_runs(pid) for pid in pids), seconds=5)
+        return [pid for pid in pids if _runs(pid)]
+
+    def started(self) -> bool:
+        """Whether the one that hangs, and its child, have said their numbers."""
+        return self._pids.exists() and len(self._pids.read_text().split()) == 2
 
 
 def _runs(pid: int) -> bool:
@@ -436,7 +439,7 @@ def test_everything_of_it_ends_at_the_deadline(scene, stand_in):
     with pytest.raises(SubtractionFailed, match=r"its deadline of 5 s having passed.*Mallocing"):
         hotpants.subtract(scene, replace(stand_in.settings, deadline=5))
     assert time.monotonic() - started < 60  # it would sleep for 100
-    assert len(stand_in._pids.read_text().split()) == 2
+    assert stand_in.started()
     assert stand_in.processes() == []
     assert stand_in.left_behind == []
 
@@ -446,9 +449,7 @@ def test_interruption_leaves_neither_process_nor_folder(scene, stand_in, interru
     stand_in.behave("hang")
 
     def report(line):
-        until = time.monotonic() + 20
-        while not stand_in._pids.exists() and time.monotonic() < until:
-            time.sleep(0.02)
+        assert _soon(stand_in.started)
         raise interruption
 
     with pytest.raises(interruption):
@@ -467,6 +468,43 @@ def test_control_c_while_it_computes(scene, stand_in):
     with pytest.raises(KeyboardInterrupt):
         hotpants.subtract(scene, replace(stand_in.settings, report=report))
     assert stand_in.left_behind == []
+
+
+LONELY = """
+import sys
+import numpy as np
+from core.subtraction.run_hotpants import run_hotpants
+image = np.random.default_rng(1).normal(0, 1, (60, 70))
+run_hotpants(image, image, _exe=sys.argv[1], _tmpdir=sys.argv[2])
+"""
+
+
+def test_nothing_is_left_when_the_process_itself_is_killed(stand_in):
+    stand_in.behave("hang")
+    arguments = [sys.executable, "-c", LONELY, str(stand_in.executable), str(stand_in.temporary)]
+    process = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
+    try:
+        assert _soon(stand_in.started, seconds=60)
+        assert len(stand_in.left_behind) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert stand_in.processes() == []
+    assert _soon(lambda: stand_in.left_behind == [])
+
+
+def _soon(condition, seconds=10):
+    """Wait until a condition holds."""
+    until = time.monotonic() + seconds
+    while not (held := condition()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return held
+
+
+def test_folder_that_cannot_be_made_is_said(scene, stand_in):
+    nowhere = replace(stand_in.settings, temporary=str(stand_in.temporary / "not there"))
+    with pytest.raises(SubtractionFailed, match=r"files for HOTPANTS cannot be written.*not there"):
+        hotpants.subtract(scene, nowhere)
 
 
 def test_image_without_a_good_pixel_is_refused_before_it_runs(scene, stand_in):
