@@ -163,6 +163,18 @@ class KernelFit:
             settings.ridge,
         )
 
+    def _brightness(self, stamps: Stamps, usable: npt.NDArray[np.bool_]) -> FloatImage:
+        """Return what either image shows above its sky, in ADU of the target.
+
+        A source that only the image to be convolved shows must not have more say than the others.
+        """
+        target = np.abs(gather(self.target, stamps) - np.float32(self.target_level))
+        source = np.abs(gather(self.planes.source, stamps))
+        light = [np.where(usable, plane, 0).sum(axis=(1, 2)) for plane in (target, source)]
+        scale = np.median(light[0] / np.maximum(light[1], 1e-30))
+        brightness: FloatImage = np.maximum(target, np.float32(scale) * source)
+        return brightness
+
     def run(self, stamps: Stamps, convolved: str) -> SFFTResult:
         """Solve, clip on normalised residuals, and solve again.
 
@@ -175,7 +187,7 @@ class KernelFit:
         model = self.model_for(len(stamps))
         usable = gather(self.usable, stamps)
         photons = np.where(usable, gather(self.target_variance, stamps), np.inf)
-        brightness = gather(self.target, stamps) - np.float32(self.target_level)
+        brightness = self._brightness(stamps, usable)
         first = max(settings.relative_error, FIRST_ALLOWANCES[0])
         weights = (1 / (np.maximum(photons, 1e-30) + (first * brightness) ** 2)).astype(np.float32)
         solution = self._solve(stamps, weights, model)
