@@ -11,7 +11,7 @@ from core.celestial import from_icrs, to_icrs
 from core.errors import NoTemplate
 from core.image import Image, MaskBit
 from core.noise import measure_sky, with_noise
-from core.psf import measure_psf
+from core.psf import PSFModel, measure_psf
 from core.registration import Places, Registration, register
 from core.resample import resample
 from core.stars import SourceList, find_sources, select_stars
@@ -27,7 +27,7 @@ class GriddedTemplate:
     Attributes
     ----------
     image : Image
-        Data without sky, variance, mask; PSF as measured on the template's own grid or None.
+        Data without sky, variance, mask, and the PSF as it is on the science grid.
     fwhm : float
         Seeing in pixels of the science grid.
     sources : SourceList
@@ -85,25 +85,34 @@ def to_science_grid(
     else:
         assert native.wcs is not None
         places, scale = _on_grid(sources, native.wcs, science.wcs)
-    seeing = stars.fwhm if np.isfinite(stars.fwhm) else (science.facts.fwhm or 3.0) / scale
-    psf = measure_psf(native.data, sky.rms, native.bad, stars.sources, seeing)
-    fwhm = psf.fwhm * scale
+    seeing = stars.fwhm * scale if np.isfinite(stars.fwhm) else science.facts.fwhm or 3.0
     notes = [] if np.isfinite(stars.fwhm) else ["no star on the template: its seeing is assumed"]
-    found = _shift_between(science_sources, places, max(fwhm, science.facts.fwhm or 3.0), science)
+    found = _shift_between(science_sources, places, max(seeing, science.facts.fwhm or 3.0), science)
     if found.matched == 0:
         notes.append("too few common stars: the template's position was not checked")
     if template.on_grid:
-        moved = _moved_by_pixels(native, round(found.dx), round(found.dy))
-        image = replace(moved, psf=psf)
+        image = _moved_by_pixels(native, round(found.dx), round(found.dy))
     else:
         offset = _in_template_pixels(native.wcs, science, found)
         image = resample(native, science.wcs, science.shape, offset=offset, threads=threads)
     if not (image.mask & MaskBit.NO_DATA == 0).any():
         raise NoTemplate(f"template {native.name} has no usable pixel on the exposure")
+    dx, dy = (round(found.dx), round(found.dy)) if template.on_grid else (found.dx, found.dy)
+    psf = _psf_on_grid(image, places, (dx, dy), seeing)
     places = replace(places, x=places.x - found.dx, y=places.y - found.dy)
     return GriddedTemplate(
-        image, float(fwhm), places, (found.dx, found.dy), found.rms, tuple(notes)
+        replace(image, psf=psf), psf.fwhm, places, (found.dx, found.dy), found.rms, tuple(notes)
     )
+
+
+def _psf_on_grid(
+    image: Image, places: SourceList, moved: tuple[float, float], seeing: float
+) -> PSFModel:
+    """Measure the PSF as the projection left it: that of the difference, where it is the wider."""
+    assert image.variance is not None
+    stars = select_stars(replace(places, x=places.x - moved[0], y=places.y - moved[1]))
+    rms = np.sqrt(np.maximum(image.variance, 0))
+    return measure_psf(image.data, rms, image.bad, stars.sources, seeing)
 
 
 def _shift_between(
