@@ -1,12 +1,13 @@
 """Cleanliness, completeness, flux and speed of the subtraction, ours beside the peers.
 
 Run ``python -m tests.benchmarks.bench_subtraction [--sizes ...] [--seeds ...]``. HOTPANTS is
-measured where ``hotpants`` is on the PATH.
+measured where ``hotpants`` is on the PATH, or ``SKYDELTA_HOTPANTS`` names the program.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import shutil
 import statistics
@@ -18,8 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from core.errors import SubtractionFailed
 from core.simulate import PairSettings, SimulatedPair, simulate_pair
-from core.subtraction import run_sfft
+from core.subtraction import run_hotpants, run_sfft
 from core.subtraction.mask_growth import grow
 from tests.benchmarks.subtraction_scores import Planes, Scores, score, true_noise
 
@@ -102,6 +104,28 @@ def sfft_planes(
     return spent, Planes(difference, noise, bad), true_noise(truth, kernel)
 
 
+def hotpants_planes(truth: SimulatedPair, repeats: int, program: str) -> tuple[Timing, Planes]:
+    """Run HOTPANTS through our wrapper, with true noise maps, a 13x13 kernel and 15x15 stamps."""
+    settings = truth.settings
+    bad = truth.science_mask != 0
+    template_bad = truth.template_mask != 0
+
+    def work() -> object:
+        return run_hotpants(
+            truth.science, truth.template, bad, template_bad,
+            err=np.sqrt(truth.science_variance), template_err=np.sqrt(truth.template_variance),
+            image_fwhm=settings.science_fwhm, template_fwhm=settings.template_fwhm,
+            image_gain=settings.gain, template_gain=settings.gain * settings.template_depth,
+            get_noise=True, extra={"r": 6, "rss": 15},
+            _exe=program,
+        )  # fmt: skip
+
+    spent, result = timed(work, repeats)
+    difference, noise = result  # type: ignore[misc]
+    unusable = ~np.isfinite(difference) | ~np.isfinite(noise) | (noise <= 0)
+    return spent, Planes(difference, noise, unusable | grow(template_bad, 6, 6) | bad)
+
+
 def row(table: Table, engine: str, case: str, spent: Timing, scores: Scores) -> None:
     """Add a line."""
     table.add_row(
@@ -125,18 +149,25 @@ def main() -> None:
         "engine", "pair", "wall s", "CPU s", "star chi²", "sky chi²", "false",
         "complete (expected)", "on galaxies", "flux ratio", "pull",
     )  # fmt: skip
+    program = os.environ.get("SKYDELTA_HOTPANTS") or shutil.which("hotpants")
     warm = simulate_pair(PairSettings(shape=(256, 256), seed=1))
     sfft_planes(warm, 1, options.threads)
     for case in cases(options.sizes, options.seeds):
         truth = simulate_pair(case.settings)
         spent, planes, noise = sfft_planes(truth, options.repeats, options.threads)
         row(table, "run_sfft", case.name, spent, score(truth, planes, noise))
+        if program is not None:
+            try:
+                spent, planes = hotpants_planes(truth, options.repeats, program)
+                row(table, "HOTPANTS", case.name, spent, score(truth, planes, noise))
+            except SubtractionFailed as error:
+                table.add_row("HOTPANTS", case.name, *["-"] * 8, str(error)[:40])
         Console(stderr=True).print(f"done {case.name}")
     Console(width=160).print(table)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     Console().print(f"peak memory of the whole run {peak:.2f} GB")
-    if shutil.which("hotpants") is None:
-        Console().print("HOTPANTS: not on the PATH, not measured")
+    if program is None:
+        Console().print("HOTPANTS: not installed, not measured")
 
 
 if __name__ == "__main__":
