@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import QualityRejected
-from core.image import Image
+from core.image import FloatImage, Image
 from core.noise import Sky, measure_sky
 from core.psf import PSFModel, fwhm_of, measure_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
@@ -22,6 +23,8 @@ from core.subtraction.zogy import ZogySettings, subtract
 
 log = logging.getLogger(__name__)
 
+BRIGHT = 12.0  # sigma, of stars that tell something about the PSF
+PLENTY = 150
 UNKNOWN_FWHM = 3.0  # pixels, of a frame without a star
 
 
@@ -129,17 +132,14 @@ def run_zogy(
     """
     if kwargs:
         log.warning("run_zogy measures PSFs itself; not used: %s", ", ".join(sorted(kwargs)))
-    science, stars = _described(
-        as_image(image, mask, image_gain, "the science image"),
-        err,
-        image_psf,
-        image_fwhm,
-        psf_clean,
-    )
-    reference, _ = _described(
-        as_image(template, template_mask, template_gain, "the template"),
-        template_err, template_psf, template_fwhm, psf_clean,
-    )  # fmt: skip
+    threads = nthreads or os.cpu_count() or 1
+    first = as_image(image, mask, image_gain, "the science image")
+    second = as_image(template, template_mask, template_gain, "the template")
+    with ThreadPoolExecutor(min(2, threads)) as pool:
+        one = pool.submit(_described, first, err, image_psf, image_fwhm, psf_clean)
+        two = pool.submit(_described, second, template_err, template_psf, template_fwhm, psf_clean)
+        science, stars = one.result()
+        reference, _ = two.result()
     if science.shape != reference.shape:
         raise ValueError(f"image and template differ in shape: {science.shape}, {reference.shape}")
     assert science.psf is not None
@@ -155,7 +155,7 @@ def run_zogy(
         scale=1.0 if scale is None else 1.0 / scale,
         astrometric_error=None if dx is None or dy is None else (dx, dy),
     )
-    difference = subtract(pair, settings, threads=nthreads or os.cpu_count() or 1)
+    difference = subtract(pair, settings, threads=threads)
     _say(verbose, difference.quality)
     result = difference.kernel
     planes: list[Any] = [difference.data, result.significance]
@@ -189,7 +189,7 @@ def _described(
         scatter = np.float32(max(float(np.std(image.data)), 1e-6))
         sky = Sky(level, np.full(image.shape, 1e-3 * scatter), float(level[0, 0]), 0.0)
     flat = image.data - sky.level
-    stars = select_stars(find_sources(flat, sky.rms, image.mask))
+    stars = _stars(flat, sky, image)
     seeing = fwhm or (stars.fwhm if np.isfinite(stars.fwhm) else UNKNOWN_FWHM)
     model = (
         measure_psf(flat, sky.rms, image.bad, stars.sources, seeing)
@@ -197,6 +197,14 @@ def _described(
         else _as_model(psf, image.shape)
     )
     return replace(image, data=flat, psf=_cleaned(model, psf_clean)), stars
+
+
+def _stars(flat: FloatImage, sky: Sky, image: Image) -> StarList:
+    """Find the stars; where there are plenty, the faint ones are not looked for."""
+    stars = select_stars(find_sources(flat, sky.rms, image.mask, threshold=BRIGHT))
+    if len(stars) >= PLENTY:
+        return stars
+    return select_stars(find_sources(flat, sky.rms, image.mask))
 
 
 def _as_model(psf: PSFModel | npt.ArrayLike, shape: tuple[int, int]) -> PSFModel:

@@ -41,6 +41,7 @@ from core.subtraction.zogy_transform import NOISELESS, difference_psf, tile_kern
 log = logging.getLogger(__name__)
 
 Float64 = npt.NDArray[np.float64]
+BRIGHT_FILL = 20.0  # sigma
 TILE = 512  # pixels: the side of a tile that is not given
 
 
@@ -140,7 +141,7 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
         inputs, grid = _inputs(science, template, settings, matching)
         planes = subtract_tiles(inputs, grid, threads=threads)
         mask = _mask(science, template, _reach(inputs, grid))
-        refinement = _refine(planes, mask, pair, settings, threads)
+        refinement = _refine(planes, mask, pair, settings)
         return _finish(pair, settings, inputs, grid, planes, mask, refinement, started)
 
 
@@ -223,7 +224,7 @@ def _reach(inputs: TileInputs, grid: TileGrid) -> int:
     squared = tile_kernels(model, (side, side))[:2] ** 2
     away = np.abs(np.fft.fftfreq(side) * side)
     distance = np.maximum(away[:, None], away[None, :])
-    for half in range(side // 2):
+    for half in range(1, side // 2):
         outside = (squared * (distance > half)).sum(axis=(1, 2))
         if outside.sum() < 0.005 * squared.sum():
             return half
@@ -241,14 +242,14 @@ def _mask(science: KnownImage, template: KnownImage, reach: int) -> MaskImage:
         mask[grow(saturated, wide, wide)] |= np.uint16(bit)
     mask[(template.mask & MaskBit.SATURATED) != 0] |= np.uint16(MaskBit.TEMPLATE_SATURATED)
     mask[(template.mask & MaskBit.NO_DATA) != 0] |= np.uint16(MaskBit.TEMPLATE_NO_DATA)
-    edge = max(reach, int(np.ceil(1.5 * fwhm)))
+    edge = max(reach, int(np.ceil(2.5 * fwhm)))
     for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
         mask[side] |= np.uint16(MaskBit.EDGE)
     return mask
 
 
 def _refine(
-    planes: ProperPlanes, mask: MaskImage, pair: Pair, settings: ZogySettings, threads: int
+    planes: ProperPlanes, mask: MaskImage, pair: Pair, settings: ZogySettings
 ) -> Refinement | None:
     """Take out of difference and flux what the PSF models leave on the stars."""
     if not settings.refine:
@@ -258,8 +259,10 @@ def _refine(
         _stars(pair), max(pair.science_fwhm, pair.template_fwhm),
     )  # fmt: skip
     if refinement is not None:
-        planes.difference[:] -= refinement.excess(planes.template_difference, threads=threads)
-        planes.flux[:] -= refinement.excess(planes.template_flux, threads=threads)
+        level = float(np.median(planes.difference_variance[::16, ::16])) ** 0.5
+        refinement.remove(planes.difference, planes.template_difference, 5 * level)
+        level = float(np.median(planes.flux_variance[::16, ::16])) ** 0.5
+        refinement.remove(planes.flux, planes.template_flux, 5 * level)
     return refinement
 
 
@@ -280,8 +283,7 @@ def _finish(
         measured = matching.shift_rms if settings.fit_shift else pair.shift_rms
         error = (measured, measured)
     rms = float(np.sqrt(0.5 * (error[0] ** 2 + error[1] ** 2)))
-    holes = inputs.science.bad & inputs.template.bad
-    holes |= ((inputs.science.mask | inputs.template.mask) & MaskBit.SATURATED) != 0
+    holes = _holes(inputs)
     if holes.any():
         score = np.asarray(planes.flux / np.sqrt(planes.flux_variance), dtype=np.float32)
         far = disturbed(holes, score, mask == 0, reach=2 * inputs.science.psf.size, step=2)
@@ -322,6 +324,19 @@ def _finish(
         convolved=planes.template_difference, mask=mask, psf=_difference_psf(inputs, grid),
         kernel=result, quality=quality, significance=fluxes.scaled, flux_err=fluxes.noise,
     )  # fmt: skip
+
+
+def _holes(inputs: TileInputs) -> npt.NDArray[np.bool_]:
+    """Where pixels are bad in both images, or what they were filled with is bright: a per cent of
+    a star's core that is missing is more than any threshold."""
+    holes = inputs.science.bad & inputs.template.bad
+    for image in (inputs.science, inputs.template):
+        rows, columns = np.nonzero(image.bad)
+        level = BRIGHT_FILL * np.sqrt(image.typical_variance())
+        bright = np.abs(image.data[rows, columns]) > level
+        bright |= (image.mask[rows, columns] & MaskBit.SATURATED) != 0
+        holes[rows[bright], columns[bright]] = True
+    return holes
 
 
 def _scales(matching: Matching, refinement: Refinement | None) -> Float64:

@@ -17,6 +17,7 @@ from core.subtraction.zogy_psf import denoised
 from core.subtraction.zogy_transform import Trust, regularised, transfer, trust_in
 
 FILL_SNR = 30.0  # per frequency, below which a PSF ratio is not believed
+CALM_RINGS = 3
 PATCH = 512  # pixels over which one PSF ratio serves for filling
 
 
@@ -170,12 +171,12 @@ def disturbed(
 
     Around each group of such pixels, rings of ``step`` pixels are added as long as the matched
     filter scatters by more than 1.5 times what it should in them, or is off by 0.7 sigma, or has
-    more than one pixel in a hundred beyond 4 sigma.
+    more than one pixel in a hundred beyond 4 sigma, until some rings in a row are calm.
 
     Parameters
     ----------
     holes : ndarray of bool, shape (ny, nx)
-        Pixels that are bad in both images, or saturated in one.
+        Bad pixels that are not made good by filling them.
     score : ndarray of float32, shape (ny, nx)
         Flux of a point source at every pixel over its noise.
     usable : ndarray of bool, shape (ny, nx)
@@ -198,17 +199,18 @@ def disturbed(
         x0, x1 = max(0, columns.start - reach), min(nx, columns.stop + reach)
         window = np.s_[y0:y1, x0:x1]
         distance = ndimage.distance_transform_edt(labels[window] != number)
-        limit = 0
-        while limit < reach:
-            ring = (distance > limit) & (distance <= limit + step) & usable[window]
+        limit = outer = calm_rings = 0
+        while outer < reach and calm_rings < CALM_RINGS:
+            ring = (distance > outer) & (distance <= outer + step) & usable[window]
+            outer += step
             values = score[window][ring]
             if values.size < 20:
-                limit += step
                 continue
             low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
             calm = 0.5 * (high - low) < 1.5 and abs(middle) < 0.7
             if calm and np.mean(np.abs(values) > 4) <= 0.01:
-                break
-            limit += step
+                calm_rings += 1
+            else:
+                limit, calm_rings = outer, 0
         out[window] |= distance <= limit
     return out

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
 from core.image import FloatImage, MaskImage
-from core.polynomials import terms
+from core.polynomials import exponents, terms
 from core.stars import StarList
-from core.subtraction.convolve import convolve_varying
 from core.subtraction.normal_equations import gather
 from core.subtraction.stamps import Stamps, stamps_at
 
@@ -30,6 +30,7 @@ MOST_STARS = 250
 LEAST_SNR = 30.0
 SCALES = ((0.25, 2), (0.5, 2), (0.9, 1))  # Gaussian sigma over the seeing, degree
 CLIP = 5.0
+BLOCK = 32  # pixels that share a kernel
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,19 @@ class Refinement:
     stars_used: int
     stars_clipped: int
 
-    def excess(self, plane: FloatImage, *, threads: int) -> FloatImage:
-        """Convolve a plane of the template's part with the kernel."""
-        return convolve_varying(plane, self.kernel, self.order, threads=threads)
+    def remove(self, plane: FloatImage, template_part: FloatImage, least: float) -> None:
+        """Subtract the template's part, convolved with the kernel, from a plane, in place.
+
+        Parameters
+        ----------
+        plane, template_part : ndarray of float32, shape (ny, nx)
+        least : float
+            Blocks in which the template's part stays below this level are left alone: a kernel
+            that holds thousandths of the flux changes nothing there.
+        """
+        powers = np.array(exponents(self.order), dtype=np.int64)
+        flipped = np.ascontiguousarray(self.kernel[:, ::-1, ::-1], dtype=np.float32)
+        _remove(plane, template_part, flipped, powers, np.float32(least))
 
     def flux_scale_at(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Float64:
         """Factor on the flux scale that comes with the kernel."""
@@ -182,3 +193,43 @@ def _solve(design: Float64, target: Float64, weight: Float64, phi: Float64) -> F
     scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     matrix = matrix * scale[:, None] * scale[None, :] + 1e-6 * np.eye(len(scale))
     return np.asarray(scale * np.linalg.solve(matrix, scale * vector)).reshape(n_terms, n_basis)
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _remove(plane, template_part, kernels, powers, least):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = plane.shape
+    n_terms, size, _ = kernels.shape
+    half = size // 2
+    across = (nx + BLOCK - 1) // BLOCK
+    for block in numba.prange(((ny + BLOCK - 1) // BLOCK) * across):
+        y0, x0 = (block // across) * BLOCK, (block % across) * BLOCK
+        y1, x1 = min(ny, y0 + BLOCK), min(nx, x0 + BLOCK)
+        ya, yb = max(0, y0 - half), min(ny, y1 + half)
+        xa, xb = max(0, x0 - half), min(nx, x1 + half)
+        bright = False
+        for y in range(ya, yb):
+            for x in range(xa, xb):
+                bright |= abs(template_part[y, x]) > least
+        if not bright:
+            continue
+        u = (0.5 * (x0 + x1 - 1) - 0.5 * (nx - 1)) / (0.5 * nx)
+        v = (0.5 * (y0 + y1 - 1) - 0.5 * (ny - 1)) / (0.5 * ny)
+        kernel = np.zeros((size, size), dtype=np.float32)
+        for t in range(n_terms):
+            kernel += np.float32(u ** powers[t, 0] * v ** powers[t, 1]) * kernels[t]
+        width = x1 - x0
+        source = np.zeros((y1 - y0 + 2 * half, width + 2 * half), dtype=np.float32)
+        for y in range(ya, yb):
+            for x in range(xa, xb):
+                source[y - y0 + half, x - x0 + half] = template_part[y, x]
+        total = np.empty(width, dtype=np.float32)
+        for y in range(y0, y1):
+            total[:] = 0
+            for j in range(size):
+                row = source[y - y0 + j]
+                for i in range(size):
+                    k = kernel[j, i]
+                    for x in range(width):
+                        total[x] += k * row[x + i]
+            for x in range(width):
+                plane[y, x0 + x] -= total[x]

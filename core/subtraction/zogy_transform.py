@@ -199,8 +199,12 @@ def subtract_tile(
         Threads of the transforms.
     """
     shape = (science.shape[0], science.shape[1])
-    pn = np.stack([transfer(s, shape) for s in model.science_psf])
-    pr = np.stack([transfer(s, shape) for s in model.template_psf])
+    width = shape[1] // 2 + 1
+    pn = np.empty((3, shape[0], width), dtype=np.complex64)
+    pr = np.empty_like(pn)
+    for i in range(3):
+        pn[i] = transfer(model.science_psf[i], shape)
+        pr[i] = transfer(model.template_psf[i], shape)
     n = scipy.fft.rfft2(science, workers=workers)
     r = scipy.fft.rfft2(template, workers=workers)
     out = np.empty((8, *n.shape), dtype=np.complex64)
@@ -211,10 +215,12 @@ def subtract_tile(
         np.array(model.shift_slope), *_frequencies(shape),
         astuple(trust[0]), astuple(trust[1]), out, norm,
     )  # fmt: skip
-    real = [scipy.fft.irfft2(plane, s=shape, workers=workers, overwrite_x=True) for plane in out]
+    real = np.empty((8, *shape), dtype=np.float32)
+    for plane, spectrum in zip(real, out, strict=True):
+        plane[:] = scipy.fft.irfft2(spectrum, s=shape, workers=workers, overwrite_x=True)
     total = norm.sum(axis=0) / science.size
     return TilePlanes(
-        np.stack(real[:3]), np.stack(real[3:6]), real[6], real[7],
+        real[:3], real[3:6], real[6], real[7],
         (float(total[0]), float(total[1]), float(total[2])),
     )  # fmt: skip
 
