@@ -9,6 +9,7 @@ Bramich 2008 (MNRAS 386, L77).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,7 @@ from core.subtraction.stamps import Stamps
 
 Float64 = npt.NDArray[np.float64]
 BATCH = 16
+SHARES = 4  # of the stamps, each for one thread
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def accumulate(
     threads : int
         Threads to use.
     """
-    shares = max(1, min(threads, len(stamps) // BATCH))
+    # as many shares whatever the threads, and added in order: the sum is the same to the last bit
+    shares = max(1, min(SHARES, len(stamps) // BATCH))
     bounds = np.linspace(0, len(stamps), shares + 1).astype(int)
     parts = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
 
@@ -141,11 +144,15 @@ def accumulate(
                            weights[part], model)  # fmt: skip
 
     with threadpool_limits(limits=1, user_api="blas"):
-        if shares == 1:
-            return share(parts[0])
-        with ThreadPoolExecutor(shares) as pool:
-            first, *others = pool.map(share, parts)
-    for other in others:
+        if min(threads, shares) == 1:
+            return _sum(map(share, parts))
+        with ThreadPoolExecutor(min(threads, shares)) as pool:
+            return _sum(pool.map(share, parts))
+
+
+def _sum(parts: Iterator[NormalEquations]) -> NormalEquations:
+    first = next(parts)
+    for other in parts:
         first.add(other)
     return first
 
