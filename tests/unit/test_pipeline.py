@@ -152,12 +152,12 @@ def test_a_replay_is_the_same_to_the_last_bit(night: Night, result: ExposureResu
     assert replace(result.quality, seconds=0) == replace(again.quality, seconds=0)
 
 
-def test_more_threads_give_the_same_candidates(night: Night, result: ExposureResult) -> None:
+def test_more_threads_change_nothing(night: Night, result: ExposureResult) -> None:
+    """Nor does another machine: the identifiers of the alerts follow from these numbers."""
     again = night.run(threads=2)
-    assert len(again.candidates) == len(result.candidates)
-    for one, other in zip(result.candidates, again.candidates, strict=True):
-        assert (one.x, one.y) == pytest.approx((other.x, other.y), abs=1e-3)
-        assert one.flux == pytest.approx(other.flux, rel=1e-4)
+    assert [(c.x, c.y, c.flux) for c in again.candidates] == [
+        (c.x, c.y, c.flux) for c in result.candidates
+    ]
 
 
 @pytest.mark.parametrize("where", ["event", "header"])
