@@ -195,8 +195,12 @@ def _inputs(
         scale = matching.flux_scale_at(centres[:, 0], centres[:, 1]).reshape(grid.tiles)
         template_noise = NOISELESS * science_noise / scale
     centre = 0.5 * (nx - 1), 0.5 * (ny - 1)
+    shift = matching.shift_at(*centre)
     whole_science, whole_template = filled(
-        science, template, float(matching.flux_scale_at(*centre))
+        science,
+        template,
+        float(matching.flux_scale_at(*centre)),
+        (float(shift[0]), float(shift[1])),
     )
     return TileInputs(whole_science, whole_template, science_noise, template_noise, matching), grid
 
@@ -327,11 +331,16 @@ def _finish(
 
 
 def _holes(inputs: TileInputs) -> npt.NDArray[np.bool_]:
-    """Where pixels are bad in both images, or what they were filled with is bright: a per cent of
-    a star's core that is missing is more than any threshold."""
+    """Where bright pixels are missing: a per cent of a star's core is more than any threshold.
+
+    Pixels that are bad in both images, saturated ones, bright ones that were filled, and bright
+    ones on the edge, behind which the rest of a star lies.
+    """
     holes = inputs.science.bad & inputs.template.bad
+    edge = np.zeros_like(holes)
+    edge[[0, -1], :] = edge[:, [0, -1]] = True
     for image in (inputs.science, inputs.template):
-        rows, columns = np.nonzero(image.bad)
+        rows, columns = np.nonzero(image.bad | edge)
         level = BRIGHT_FILL * np.sqrt(image.typical_variance())
         bright = np.abs(image.data[rows, columns]) > level
         bright |= (image.mask[rows, columns] & MaskBit.SATURATED) != 0

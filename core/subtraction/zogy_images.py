@@ -83,12 +83,12 @@ def known(image: Image, fwhm: float) -> KnownImage:
 
 
 def filled(
-    science: KnownImage, template: KnownImage, scale: float
+    science: KnownImage, template: KnownImage, scale: float, shift: tuple[float, float]
 ) -> tuple[KnownImage, KnownImage]:
     """Replace the bad pixels of each image by what the other one shows.
 
     The other image is convolved with the regularised ratio of the two PSFs, so that a bad column
-    through a star leaves nothing on the difference but its own noise. Pixels that are bad in both
+    through a star leaves little on the difference but its own noise. Pixels that are bad in both
     become zero.
 
     Parameters
@@ -96,15 +96,22 @@ def filled(
     science, template : KnownImage
     scale : float
         Science ADU per template ADU.
+    shift : tuple of float
+        (dx, dy): sources lie at x + dx, y + dy on the template, pixels.
     """
     both = science.bad & template.bad
-    filled_science = _fill(science, template, scale, both)
-    filled_template = _fill(template, science, 1 / scale, both)
+    back = (-shift[0], -shift[1])
+    filled_science = _fill(science, template, scale, shift, both)
+    filled_template = _fill(template, science, 1 / scale, back, both)
     return replace(science, data=filled_science), replace(template, data=filled_template)
 
 
 def _fill(
-    image: KnownImage, other: KnownImage, scale: float, both: npt.NDArray[np.bool_]
+    image: KnownImage,
+    other: KnownImage,
+    scale: float,
+    shift: tuple[float, float],
+    both: npt.NDArray[np.bool_],
 ) -> FloatImage:
     data = image.data.copy()
     data[image.bad] = 0
@@ -119,22 +126,28 @@ def _fill(
             rows, columns = np.nonzero(wanted[y0 : y0 + PATCH, x0 : x0 + PATCH])
             if rows.size == 0:
                 continue
-            x, y = min(x0 + PATCH // 2, nx - 1), min(y0 + PATCH // 2, ny - 1)
-            kernel = (_ratio(image, other, x, y, half) * scale).astype(np.float32)
+            place = (min(x0 + PATCH // 2, nx - 1), min(y0 + PATCH // 2, ny - 1))
+            kernel = (_ratio(image, other, place, shift, half) * scale).astype(np.float32)
             values = _sums_at(source, kernel, rows + y0, columns + x0)
             data[rows + y0, columns + x0] = values
     return data
 
 
 def _ratio(
-    image: KnownImage, other: KnownImage, x: int, y: int, half: int
+    image: KnownImage,
+    other: KnownImage,
+    place: tuple[int, int],
+    shift: tuple[float, float],
+    half: int,
 ) -> npt.NDArray[np.float64]:
-    """Kernel that gives ``other`` the PSF of ``image``; unit sum, shape (2 half + 1,) * 2."""
+    """Kernel that gives ``other`` PSF and position of ``image``; shape (2 half + 1,) * 2."""
     side = int(scipy.fft.next_fast_len(4 * half + 2, real=True))
-    k2 = np.fft.fftfreq(side)[:, None] ** 2 + np.fft.rfftfreq(side)[None, :] ** 2
-    wanted = regularised(transfer(image.psf.at(x, y), (side, side)), k2, image.trust)
-    given = regularised(transfer(other.psf.at(x, y), (side, side)), k2, other.trust)
-    ratio = wanted * np.conj(given) / (np.abs(given) ** 2 + FILL_SNR**-2)
+    ky, kx = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
+    k2 = ky**2 + kx**2
+    wanted = regularised(transfer(image.psf.at(*place), (side, side)), k2, image.trust)
+    given = regularised(transfer(other.psf.at(*place), (side, side)), k2, other.trust)
+    phase = np.exp(2j * np.pi * (kx * shift[0] + ky * shift[1]))
+    ratio = phase * wanted * np.conj(given) / (np.abs(given) ** 2 + FILL_SNR**-2)
     kernel = np.roll(scipy.fft.irfft2(ratio, s=(side, side)), (half, half), axis=(0, 1))
     cut = kernel[: 2 * half + 1, : 2 * half + 1]
     return np.asarray(cut / cut.sum(), dtype=np.float64)
