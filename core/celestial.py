@@ -47,12 +47,7 @@ def to_icrs(wcs: WCS, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, F
     ra, dec : ndarray of float64, shape (n,)
         ``0 <= ra < 360``; NaN where the projection has no sky.
     """
-    pixels = np.column_stack([np.ravel(x), np.ravel(y)]).astype(np.float64)
-    if len(pixels) == 0:
-        return np.zeros(0), np.zeros(0)
-    world = wcs.all_pix2world(pixels, 0)
-    lon = np.asarray(world[:, wcs.wcs.lng], dtype=np.float64)
-    lat = np.asarray(world[:, wcs.wcs.lat], dtype=np.float64)
+    lon, lat = to_sky(wcs, np.ravel(x).astype(np.float64), np.ravel(y).astype(np.float64))
     ra, dec = change_frame(lon, lat, celestial_frame(wcs), ICRS())
     return np.mod(ra, 360.0), dec
 
@@ -60,9 +55,19 @@ def to_icrs(wcs: WCS, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, F
 def from_icrs(wcs: WCS, ra: npt.ArrayLike, dec: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the 0-based pixels of ICRS positions in degrees; NaN where there are none."""
     lon, lat = np.ravel(ra).astype(np.float64), np.ravel(dec).astype(np.float64)
-    if lon.size == 0:
+    return to_pixels(wcs, *change_frame(lon, lat, ICRS(), celestial_frame(wcs)))
+
+
+def to_sky(wcs: WCS, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return longitude and latitude of 0-based pixels, degrees, in the frame of the WCS."""
+    if x.size == 0:
         return np.zeros(0), np.zeros(0)
-    lon, lat = change_frame(lon, lat, ICRS(), celestial_frame(wcs))
+    world = np.asarray(wcs.all_pix2world(np.stack([x, y], axis=-1), 0))
+    return world[:, wcs.wcs.lng].copy(), world[:, wcs.wcs.lat].copy()
+
+
+def to_pixels(wcs: WCS, lon: FloatArray, lat: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the 0-based pixels of places in the frame of the WCS; NaN where there are none."""
     world = np.empty((lon.size, 2))
     world[:, wcs.wcs.lng], world[:, wcs.wcs.lat] = lon, lat
     fine = np.isfinite(world).all(axis=1)

@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 from numba import njit
 
-from core.celestial import celestial_frame, change_frame
+from core.celestial import celestial_frame, change_frame, to_pixels, to_sky
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,12 @@ class SkyMapping:
         """
         x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
         with np.errstate(all="ignore"):
-            lon, lat = _to_sky(self.target, x.ravel(), y.ravel())
+            lon, lat = to_sky(self.target, x.ravel(), y.ravel())
             lon, lat = change_frame(
                 lon, lat, celestial_frame(self.target), celestial_frame(self.source)
             )
-            sx, sy = _to_pixels(self.source, lon, lat)
-            back_lon, back_lat = _to_sky(self.source, sx, sy)
+            sx, sy = to_pixels(self.source, lon, lat)
+            back_lon, back_lat = to_sky(self.source, sx, sy)
             apart = _separation(lon, lat, back_lon, back_lat)
             scale = float(np.mean(proj_plane_pixel_scales(self.source.celestial)))
             lost = ~(apart < 0.01 * scale)
@@ -277,21 +277,6 @@ def _worst_error(
         error = np.hypot(found[0] - sx, found[1] - sy)
     error = np.where(np.isfinite(error), error, np.inf)[ours]
     return float(error.max()) if error.size else 0.0
-
-
-def _to_sky(wcs: WCS, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    world = np.asarray(wcs.all_pix2world(np.stack([x, y], axis=-1), 0))
-    return world[:, wcs.wcs.lng].copy(), world[:, wcs.wcs.lat].copy()
-
-
-def _to_pixels(wcs: WCS, lon: FloatArray, lat: FloatArray) -> tuple[FloatArray, FloatArray]:
-    world = np.empty((lon.size, 2))
-    world[:, wcs.wcs.lng], world[:, wcs.wcs.lat] = lon, lat
-    fine = np.isfinite(world).all(axis=1)
-    pixels = np.full((lon.size, 2), np.nan)
-    if fine.any():
-        pixels[fine] = wcs.all_world2pix(world[fine], 0, tolerance=1e-6, maxiter=30, quiet=True)
-    return pixels[:, 0].copy(), pixels[:, 1].copy()
 
 
 def _separation(lon: FloatArray, lat: FloatArray, lon2: FloatArray, lat2: FloatArray) -> FloatArray:

@@ -34,6 +34,7 @@ from pydantic import (
 
 import schemas
 from core.errors import InvalidEvent
+from core.exposure import Exposure
 from service.avro_safety import refuse_dangerous_schema
 
 #: Gives the writer's schema of a registry id; raises `InvalidEvent` if there is none.
@@ -152,6 +153,18 @@ class ExposureEvent(BaseModel):
     def notes(self) -> tuple[str, ...]:
         """What a person should know about how the event was read."""
         return self._notes
+
+    def announced(self) -> Exposure:
+        """Return the exposure as far as its status needs it, its files not looked for."""
+        return Exposure(
+            self.exposure_id,
+            self.science_uri,
+            instrument=self.instrument,
+            band=self.band,
+            mjd_mid=self.mjd_mid,
+            field=self.field,
+            detector=self.detector,
+        )
 
     def expired(self, now: datetime) -> bool:
         """Return whether the event says that it is too late to work on it."""

@@ -357,17 +357,7 @@ class Stream:
     ) -> Record:
         """Return the status of an exposure of which the pipeline has nothing to say."""
         event = job.event
-        exposure = Exposure(job.exposure_id, "")
-        if event is not None:
-            exposure = Exposure(
-                event.exposure_id,
-                event.science_uri,
-                instrument=event.instrument,
-                band=event.band,
-                mjd_mid=event.mjd_mid,
-                field=event.field,
-                detector=event.detector,
-            )
+        exposure = event.announced() if event else Exposure(job.exposure_id, "")
         return status_record(
             ExposureResult(
                 exposure=exposure,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import ExposureError
-from core.exposure import Exposure, ExposureResult
+from core.exposure import ExposureResult
 from service import logs
 from service.events import ExposureEvent
 from service.inputs import to_exposure
@@ -117,18 +117,9 @@ class ExposureWork:
 
 def refusal(event: ExposureEvent, error: ExposureError, stage: str) -> Record:
     """Return the status of an exposure that did not get as far as the pipeline."""
-    exposure = Exposure(
-        event.exposure_id,
-        event.science_uri,
-        instrument=event.instrument,
-        band=event.band,
-        mjd_mid=event.mjd_mid,
-        field=event.field,
-        detector=event.detector,
-    )
     return status_record(
         ExposureResult(
-            exposure=exposure,
+            exposure=event.announced(),
             outcome=error.outcome,  # type: ignore[arg-type]
             reason=str(error),
             error_class=type(error).__name__,
