@@ -8,7 +8,7 @@ from core.pipeline import PipelineSettings, process
 from core.simulate import PairSettings, SurveySettings, simulate_survey
 from core.subtraction.sfft import subtract
 from core.templates.directory import DirectoryTemplates
-from tests.unit.test_sfft import make_pair
+from tests.prepared_pair import make_pair
 
 
 def test_transients_in_the_image_that_is_convolved_do_not_bend_the_kernel():

@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 
 from core.errors import SubtractionFailed
-from core.image import ExposureFacts, Image, MaskBit
-from core.noise import measure_sky, with_noise
+from core.image import Image, MaskBit
 from core.polynomials import degrees, terms
-from core.psf import measure_psf
 from core.simulate import PairSettings, simulate_pair
-from core.stars import find_sources, select_stars
 from core.subtraction.convolve import convolve_squared
 from core.subtraction.normal_equations import (
     FitPlanes,
@@ -30,6 +27,7 @@ from core.subtraction.sfft import (
     subtract,
 )
 from core.subtraction.stamps import informative_stamps, stamps_at
+from tests.prepared_pair import make_pair
 
 
 def brute_force_system(planes, stamps, weights, model):
@@ -114,25 +112,6 @@ def test_flux_penalty_holds_the_kernel_sum_at_its_order(small_problem):
     free = solve(equations, replace(model, flux_penalty=0.0)).kernel
     held = solve(equations, replace(model, flux_penalty=1e6)).kernel
     assert np.abs(held.sum(axis=(1, 2))[1:]).max() < 1e-3 * np.abs(free.sum(axis=(1, 2))[1:]).max()
-
-
-def make_pair(settings):
-    """Simulate, and prepare as the pipeline does."""
-    truth = simulate_pair(settings)
-    images = []
-    for data, mask, gain in (
-        (truth.science, truth.science_mask, settings.gain),
-        (truth.template, truth.template_mask, settings.gain * settings.template_depth),
-    ):
-        image = Image(data, mask, facts=ExposureFacts(gain=gain), name="simulated")
-        sky = measure_sky(image)
-        image = with_noise(image, sky)
-        image = replace(image, data=image.data - sky.level)
-        stars = select_stars(find_sources(image.data, sky.rms, image.mask))
-        psf = measure_psf(image.data, sky.rms, image.bad, stars.sources, stars.fwhm)
-        images.append((replace(image, psf=psf), stars))
-    (science, stars), (template, _) = images
-    return truth, Pair(science, template, science.psf.fwhm, template.psf.fwhm, stars)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,10 @@ import pytest
 
 from core.detection import significance
 from core.errors import SubtractionFailed
-from core.image import ExposureFacts, Image, MaskBit
-from core.noise import measure_sky, with_noise
+from core.image import Image, MaskBit
 from core.polynomials import terms
-from core.psf import PSFModel, fwhm_of, gaussian_psf, measure_psf
-from core.simulate import PairSettings, simulate_pair
-from core.stars import find_sources, select_stars
+from core.psf import PSFModel, fwhm_of, gaussian_psf
+from core.simulate import PairSettings
 from core.subtraction.pair import Pair
 from core.subtraction.zogy import ZogySettings, subtract
 from core.subtraction.zogy_images import disturbed, filled, known
@@ -27,6 +25,7 @@ from core.subtraction.zogy_transform import (
     subtract_tile,
     tile_kernels,
 )
+from tests.prepared_pair import make_pair
 
 EVERYWHERE = Trust(10.0, 10.0, 10.0)
 
@@ -196,25 +195,6 @@ def test_tiles_join_without_a_seam():
     assert np.percentile(apart, 99) < 0.05
     jumps = [np.abs(np.diff(apart[:, [x - 1, x]], axis=1)).mean() for x in (105, 210, 315)]
     assert max(jumps) < 0.03
-
-
-def make_pair(settings):
-    """Simulate, and prepare as the pipeline does."""
-    truth = simulate_pair(settings)
-    images = []
-    for data, mask, gain in (
-        (truth.science, truth.science_mask, settings.gain),
-        (truth.template, truth.template_mask, settings.gain * settings.template_depth),
-    ):
-        image = Image(data, mask, facts=ExposureFacts(gain=gain), name="simulated")
-        sky = measure_sky(image)
-        image = with_noise(image, sky)
-        image = replace(image, data=image.data - sky.level)
-        stars = select_stars(find_sources(image.data, sky.rms, image.mask))
-        psf = measure_psf(image.data, sky.rms, image.bad, stars.sources, stars.fwhm)
-        images.append((replace(image, psf=psf), stars))
-    (science, stars), (template, _) = images
-    return truth, Pair(science, template, science.psf.fwhm, template.psf.fwhm, stars)
 
 
 def true_psf(simulated, shape, half):
