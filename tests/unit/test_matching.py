@@ -98,6 +98,7 @@ def test_stars_of_the_template_lie_on_those_of_the_exposure(stars, science, scal
     near = np.hypot(gridded.sources.x[:, None] - stars[0], gridded.sources.y[:, None] - stars[1])
     bright = gridded.sources.clean & (gridded.sources.snr > 100)
     assert np.median(near[bright].min(axis=1)) < 0.06
+    assert 2 * np.median(gridded.sources.half_light[bright]) == pytest.approx(2.8, rel=0.08)
     assert gridded.notes == ()
 
 
