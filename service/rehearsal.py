@@ -41,7 +41,9 @@ def rehearse(pipeline: PipelineSettings, packets: PacketSettings) -> int:
         survey = simulate_survey(_SURVEY, folder)
         event = decode(json.dumps(survey.exposures[0].event).encode())
         exposure = to_exposure(event, [Path(folder)])
-        settings = PipelineSettings(engines=pipeline.engines, threads=pipeline.threads)
+        settings = PipelineSettings(
+            engines=pipeline.engines, hotpants=pipeline.hotpants, threads=pipeline.threads
+        )
         result = process(exposure, DirectoryTemplates(survey.template_dir), settings)
         alerts = encode_alerts(result, packets)
     logger.debug("rehearsal: %s, %d alerts; %s", result.outcome, len(alerts), result.reason)

@@ -206,6 +206,11 @@ class PipelineSection(Section):
     engines: Names = Field(
         default=("sfft",), min_length=1, description="Subtraction engines, tried in this order"
     )
+    hotpants: str = Field(
+        default="hotpants",
+        min_length=1,
+        description="Your HOTPANTS program, by name on the PATH or by path",
+    )
     threshold: float = Field(default=5.0, gt=0, le=100, description="Detection threshold, sigma")
     max_pixels: int = Field(
         default=20_000 * 20_000, gt=0, description="Larger images are refused, unread"

@@ -77,7 +77,7 @@ def add_parser(subparsers: Any) -> None:
         "--engine",
         action="append",
         metavar="NAME",
-        help="sfft (default), or hotpants, your own program of that name; given again: tried "
+        help="sfft (default), zogy, or hotpants, your own program of that name; given again: tried "
         "when the one before cannot be trusted",
     )
     how.add_argument(
