@@ -22,7 +22,7 @@ def planes(science_mask=0, template_mask=0, difference_mask=0):
 
 
 @pytest.mark.parametrize(
-    ("x", "y"), [(60.4, 44.6), (0.0, 0.0), (119.4, 89.3), (5.2, 80.1), (-3.0, 95.0)]
+    ("x", "y"), [(60.4, 44.6), (0.0, 0.0), (119.4, 89.3), (5.7, 80.1), (-3.0, 95.0)]
 )
 @pytest.mark.parametrize("size", [63, 21])
 def test_stamps_are_padded_beyond_the_edge_and_true_within(x, y, size):
