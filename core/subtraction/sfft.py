@@ -25,6 +25,7 @@ from core.subtraction.convolve import (
 from core.subtraction.correlation import measure_correlation
 from core.subtraction.difference import Difference, SubtractionQuality
 from core.subtraction.finish import assemble, fit_residual_background, sky_statistics
+from core.subtraction.local_sky import subtract_local_sky
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
 from core.subtraction.sfft_fit import KernelFit
@@ -169,6 +170,7 @@ def _apply(
         variance *= scale**2
         matched = (fit.target - np.float32(fit.target_level)) * scale
     planes = assemble(data, variance, matched, mask, pair)
+    subtract_local_sky(planes.data, planes.noise, planes.scaled, mask)
     sky_mean, sky_chi2 = sky_statistics(planes.scaled, matched, planes.noise, mask)
     if science_convolved:
         convolved = np.add(matched, np.float32(fit.source_level), out=matched)
