@@ -26,7 +26,7 @@ from core.subtraction.difference import Difference, SubtractionQuality
 from core.subtraction.finish import assemble, fit_residual_background, sky_statistics
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
-from core.subtraction.zogy_images import KnownImage, disturbed, filled, known
+from core.subtraction.zogy_images import KnownImage, disturbed, filled, floors, known
 from core.subtraction.zogy_matching import Matching, MatchingOptions, match
 from core.subtraction.zogy_refinement import Refinement, refine
 from core.subtraction.zogy_tiles import (
@@ -137,6 +137,7 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
         science = known(pair.science, pair.science_fwhm)
         template = known(pair.template, pair.template_fwhm)
         _check(science, template)
+        science, template = floors(science, template)
         matching = _match(science, template, pair, settings)
         inputs, grid = _inputs(science, template, settings, matching)
         planes = subtract_tiles(inputs, grid, threads=threads)

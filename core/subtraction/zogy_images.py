@@ -16,7 +16,10 @@ from core.psf import PSFModel, gaussian_psf
 from core.subtraction.zogy_psf import denoised
 from core.subtraction.zogy_transform import Trust, regularised, transfer, trust_in
 
+WEAK_FLOOR = 1e-6
 FILL_SNR = 30.0  # per frequency, below which a PSF ratio is not believed
+MARGIN = 12  # pixels around a hole that it is interpolated from
+LARGEST_HOLE = 20_000  # pixels
 CALM_RINGS = 3
 PATCH = 512  # pixels over which one PSF ratio serves for filling
 
@@ -82,6 +85,23 @@ def known(image: Image, fwhm: float) -> KnownImage:
     )
 
 
+def floors(science: KnownImage, template: KnownImage) -> tuple[KnownImage, KnownImage]:
+    """Let D go over into one image where neither PSF has any power left.
+
+    It is the image whose coefficient is the larger one already: the science image where the
+    template is the sharper of the two. So no kernel has an edge in frequency, and rings.
+    """
+    if template.psf.fwhm <= science.psf.fwhm:
+        low, high = science, template
+    else:
+        low, high = template, science
+    weak = replace(low, trust=replace(low.trust, floor=WEAK_FLOOR))
+    # its transform stays positive, at twice its noise, so that the coefficient keeps its sign
+    trust = replace(high.trust, cutoff=high.trust.firm_cutoff, rise=2 * high.trust.noise)
+    strong = replace(high, trust=trust)
+    return (weak, strong) if low is science else (strong, weak)
+
+
 def filled(
     science: KnownImage, template: KnownImage, scale: float, shift: tuple[float, float]
 ) -> tuple[KnownImage, KnownImage]:
@@ -89,7 +109,7 @@ def filled(
 
     The other image is convolved with the regularised ratio of the two PSFs, so that a bad column
     through a star leaves little on the difference but its own noise. Pixels that are bad in both
-    become zero.
+    are interpolated, each image by itself, or zero where there are too many of them.
 
     Parameters
     ----------
@@ -103,7 +123,34 @@ def filled(
     back = (-shift[0], -shift[1])
     filled_science = _fill(science, template, scale, shift, both)
     filled_template = _fill(template, science, 1 / scale, back, both)
+    _interpolate((filled_science, filled_template), both)
     return replace(science, data=filled_science), replace(template, data=filled_template)
+
+
+def _interpolate(planes: tuple[FloatImage, FloatImage], holes: npt.NDArray[np.bool_]) -> None:
+    """Fill holes smoothly from their surroundings, in place: an edge would ring."""
+    labels, n = ndimage.label(holes, structure=np.ones((3, 3)))
+    ny, nx = holes.shape
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels, n), start=1):
+        window = np.s_[
+            max(0, rows.start - MARGIN) : min(ny, rows.stop + MARGIN),
+            max(0, columns.start - MARGIN) : min(nx, columns.stop + MARGIN),
+        ]
+        inside = labels[window] == number
+        if inside.sum() > LARGEST_HOLE:
+            continue
+        good = (labels[window] == 0).astype(np.float32)
+        for plane in planes:
+            value, weight = plane[window] * good, good
+            fill = np.zeros_like(value)
+            open_ = inside.copy()
+            for sigma in (1.0, 2.0, 4.0, 8.0):
+                total = ndimage.gaussian_filter(value, sigma, truncate=3.0)
+                norm = ndimage.gaussian_filter(weight, sigma, truncate=3.0)
+                reached = open_ & (norm > 0.1)
+                fill[reached] = total[reached] / norm[reached]
+                open_ &= ~reached
+            plane[window][inside] = fill[inside]
 
 
 def _fill(

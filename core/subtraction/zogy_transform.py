@@ -30,7 +30,8 @@ Complex = npt.NDArray[np.complex64]
 Stamp = npt.NDArray[np.floating]
 Real = npt.NDArray[np.float32]
 
-WHITE_FLOOR = 1e-4  # where both PSFs have no power left, D is the plain difference
+WHITE_FLOOR = 1e-4
+SURE = 6.0  # times its noise: from there on a PSF's changes over the frame are believed
 LN2 = 0.6931471805599453
 NOISELESS = 0.1  # of the science image's noise, for a template that is said to have none
 
@@ -46,13 +47,23 @@ class Trust:
         any, where it holds none.
     odd_cutoff : float
         The same for its odd part (the imaginary part of the transform).
-    slope_cutoff : float
-        Beyond which its changes over the frame are not believed.
+    noise : float
+        Level of that noise, relative to the power at zero frequency; changes over the frame are
+        believed where the PSF is some times stronger.
+    floor : float
+        Level that is added to the PSF's transform everywhere.
+    rise : float
+        Level that takes its place beyond the cutoff.
+    firm_cutoff : float
+        Frequency up to which it is three times its noise.
     """
 
     cutoff: float
     odd_cutoff: float
-    slope_cutoff: float
+    noise: float
+    floor: float = WHITE_FLOOR
+    rise: float = 0.0
+    firm_cutoff: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -125,17 +136,17 @@ def trust_in(psf: PSFModel) -> Trust:
     spectrum = transfer(psf.at(0.5 * (nx - 1), 0.5 * (ny - 1)), (side, side))
     k = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
     noise2 = 2 * float(np.mean(spectrum.imag[(k > 0.25) & (k < 0.5)] ** 2))
-    cutoff = odd_cutoff = slope_cutoff = 10.0
+    cutoff = odd_cutoff = firm_cutoff = 10.0
     for low in np.arange(0.65, 0.03, -0.02):
         ring = spectrum[(k >= low) & (k < low + 0.04)]
         power = float(np.mean(np.abs(ring) ** 2))
         if power < 3 * noise2:
             cutoff = float(low) + 0.02
         if power < 9 * noise2:
-            slope_cutoff = float(low) + 0.02
+            firm_cutoff = float(low) + 0.02
         if float(np.mean(ring.imag**2)) < 2 * noise2:
             odd_cutoff = float(low) + 0.02
-    return Trust(cutoff, odd_cutoff, slope_cutoff)
+    return Trust(cutoff, odd_cutoff, float(np.sqrt(noise2)), firm_cutoff=firm_cutoff)
 
 
 def regularised(
@@ -143,9 +154,10 @@ def regularised(
 ) -> npt.NDArray[np.complex128]:
     """Take what is noise out of a PSF's transform, and add a small positive level everywhere.
 
-    Where neither PSF has anything left, the two levels make D the plain difference, with a compact
-    kernel; noise of random phase would smear every bad pixel over a PSF's stamp. The level itself
-    leaves 1e-4 of a star's flux on the difference.
+    Where neither PSF has anything left, D is then one image alone (the one that counts for more
+    just before, see `core.subtraction.zogy_images.floors`), with a compact kernel; noise of random
+    phase would smear every bad pixel over a PSF's stamp. The level itself leaves 1e-4 of a star's
+    flux on the difference.
 
     Parameters
     ----------
@@ -158,7 +170,8 @@ def regularised(
     passed = np.exp(-LN2 * np.minimum((k2 / trust.cutoff**2) ** 4, 100))
     odd = np.exp(-LN2 * np.minimum((k2 / trust.odd_cutoff**2) ** 4, 100))
     believed = (spectrum.real + 1j * odd * spectrum.imag) * passed
-    return np.asarray(believed + WHITE_FLOOR, dtype=np.complex128)
+    level = trust.floor + trust.rise * (1 - passed)
+    return np.asarray(believed + level, dtype=np.complex128)
 
 
 @dataclass(frozen=True)
@@ -281,6 +294,11 @@ def _believed(value, k2, trust):  # type: ignore[no-untyped-def] # pragma: no co
     return complex(value.real, odd * value.imag) * _passed(k2, trust[0])
 
 
+@numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
+def _level(k2, trust):  # type: ignore[no-untyped-def] # pragma: no cover
+    return trust[3] + trust[4] * (1 - _passed(k2, trust[0]))
+
+
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def _combine(  # type: ignore[no-untyped-def] # pragma: no cover
     n, r, pn, pr, rho, log_beta, shift, shift_slope, ky, kx, trust_n, trust_r, out, norm
@@ -294,9 +312,13 @@ def _combine(  # type: ignore[no-untyped-def] # pragma: no cover
         phase_y = np.exp(1j * ky[i] * shift[1])
         for j in range(nkx):
             k2 = (ky[i] ** 2 + kx[j] ** 2) / two_pi2
-            b = _believed(pn[0, i, j], k2, trust_n) + WHITE_FLOOR
-            a = rho * (_believed(pr[0, i, j], k2, trust_r) + WHITE_FLOOR)
-            g = a.real**2 + a.imag**2 + b.real**2 + b.imag**2
+            b = _believed(pn[0, i, j], k2, trust_n) + _level(k2, trust_n)
+            a = rho * (_believed(pr[0, i, j], k2, trust_r) + _level(k2, trust_r))
+            b2 = b.real**2 + b.imag**2
+            a2 = a.real**2 + a.imag**2
+            g = a2 + b2
+            slope_n = b2 / (b2 + (SURE * trust_n[2]) ** 2)
+            slope_r = a2 / (a2 + (SURE * rho * trust_r[2]) ** 2)
             ig = 1 / np.sqrt(g)
             er = phase_y * phase_x[j] * r[i, j]
             from_science = a * n[i, j] * ig
@@ -312,8 +334,8 @@ def _combine(  # type: ignore[no-untyped-def] # pragma: no cover
             out[7, i, j] = q * from_template
             norm[i, 0] += f
             for axis in range(2):
-                bd = _believed(pn[1 + axis, i, j], k2, trust_n) * _passed(k2, trust_n[2])
-                ad = rho * _believed(pr[1 + axis, i, j], k2, trust_r) * _passed(k2, trust_r[2])
+                bd = slope_n * _believed(pn[1 + axis, i, j], k2, trust_n)
+                ad = slope_r * rho * _believed(pr[1 + axis, i, j], k2, trust_r)
                 ad -= log_beta[axis] * a
                 turn = 1j * (kx[j] * shift_slope[axis, 0] + ky[i] * shift_slope[axis, 1])
                 half_g = (

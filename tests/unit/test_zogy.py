@@ -27,7 +27,7 @@ from core.subtraction.zogy_transform import (
 )
 from tests.prepared_pair import make_pair
 
-EVERYWHERE = Trust(10.0, 10.0, 10.0)
+EVERYWHERE = Trust(10.0, 10.0, 0.0)
 
 
 def gaussian_stamp(fwhm, half=12, elongation=1.0):
