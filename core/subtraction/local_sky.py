@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from core.image import FloatImage, MaskImage
+from core.subtraction.finish import BACKGROUND_BLOCK, block_means
 
+FloatArray = npt.NDArray[np.float64]
 BLOCK = 32  # pixels
-CLIP = 3.0  # sigma: what a star or a transient may add to the mean of its block
+CLIP = 3.0  # sigma of a small block that holds a source
 FEWEST = 0.2  # of a block's pixels
+NEGLIGIBLE = 0.05  # sigma: patches fainter than this are left where they are
 
 
 def subtract_local_sky(
@@ -20,8 +24,9 @@ def subtract_local_sky(
 
     Half a sigma a pixel, in a cloud's edge or a star's far halo, is two sigma to a matched filter
     of 4 pixels FWHM, and noise peaks of three become detections of five. The mean of each block of
-    32 pixels is taken of the scaled difference, clipped at 3 sigma, so that a transient adds at
-    most 0.1 to it, and median-filtered over 3 by 3 blocks, so that it adds nothing.
+    32 pixels is taken of the scaled difference, without the blocks of 4 pixels in which a source
+    shows and their neighbours, and median-filtered over 3 by 3 blocks: a transient adds nothing,
+    and loses nothing. What is not significant is left alone.
 
     Parameters
     ----------
@@ -30,33 +35,48 @@ def subtract_local_sky(
     mask : ndarray of uint16, shape (ny, nx)
         Flagged pixels are left out of the means.
     """
-    ny, nx = data.shape
-    rows, cols = max(1, round(ny / BLOCK)), max(1, round(nx / BLOCK))
-    means = _block_means(scaled, mask, rows, cols, np.float32(CLIP), np.float32(FEWEST))
+    means = _local_means(scaled, mask)
     unknown = ~np.isfinite(means)
     means[unknown] = 0
     smooth = ndimage.median_filter(means, 3, mode="nearest")
-    _subtract(data, noise, scaled, smooth.astype(np.float32))
+    smooth *= smooth**2 / (smooth**2 + NEGLIGIBLE**2)
+    if np.abs(smooth).max() > 0.2 * NEGLIGIBLE:
+        _subtract(data, noise, scaled, smooth.astype(np.float32))
 
 
-@numba.njit(parallel=True, cache=True)
-def _block_means(scaled, mask, rows, cols, clip, fewest):  # type: ignore[no-untyped-def] # pragma: no cover
+def _local_means(scaled: FloatImage, mask: MaskImage) -> FloatArray:
+    """Return the mean of every block of 32 pixels; NaN where too little of it is sky."""
+    value, sigma, use = block_means(scaled, np.ones((1, 1), np.float32), mask, BACKGROUND_BLOCK)
     ny, nx = scaled.shape
-    means = np.full((rows, cols), np.nan)
-    for row in numba.prange(rows):
-        y0, y1 = row * ny // rows, (row + 1) * ny // rows
-        for col in range(cols):
-            x0, x1 = col * nx // cols, (col + 1) * nx // cols
-            total = 0.0
-            n = 0
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    if mask[y, x] == 0:
-                        total += min(max(scaled[y, x], -clip), clip)
-                        n += 1
-            if n > fewest * (y1 - y0) * (x1 - x0):
-                means[row, col] = total / n
-    return means
+    rows, cols = max(1, round(ny / BLOCK)), max(1, round(nx / BLOCK))
+    # a source stands out of its surroundings, not out of zero: a patch must not hide itself
+    around = _medians(value, use)
+    outlier = use & (np.abs(value - around) > CLIP * sigma)
+    sky = use & ~ndimage.binary_dilation(outlier, np.ones((3, 3), dtype=bool))
+    place = np.indices(value.shape)
+    row = np.minimum(place[0] * rows // value.shape[0], rows - 1)
+    col = np.minimum(place[1] * cols // value.shape[1], cols - 1)
+    index = (row * cols + col)[sky]
+    count = np.bincount(index, minlength=rows * cols)
+    total = np.bincount(index, weights=value[sky], minlength=rows * cols)
+    enough = count > FEWEST * value.size / (rows * cols)
+    means = np.where(enough, total / np.maximum(count, 1), np.nan)
+    return means.reshape(rows, cols)
+
+
+def _medians(value: FloatArray, use: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return the median of every 8 by 8 small blocks, at each of them; 0 where none is of use."""
+    side = BLOCK // BACKGROUND_BLOCK
+    ny, nx = (-(-n // side) * side for n in value.shape)
+    padded = np.full((ny, nx), np.nan)
+    padded[: value.shape[0], : value.shape[1]] = np.where(use, value, np.nan)
+    cells = padded.reshape(ny // side, side, nx // side, side).swapaxes(1, 2)
+    ordered = np.sort(cells.reshape(ny // side, nx // side, -1), axis=-1)  # NaN comes last
+    count = np.isfinite(ordered).sum(axis=-1)
+    middle = np.take_along_axis(ordered, np.maximum(count - 1, 0)[..., None] // 2, axis=-1)[..., 0]
+    middle = np.where(count > 0, middle, 0)
+    spread: FloatArray = np.repeat(np.repeat(middle, side, axis=0), side, axis=1)
+    return spread[: value.shape[0], : value.shape[1]]
 
 
 @numba.njit(parallel=True, cache=True)
