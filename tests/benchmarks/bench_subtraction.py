@@ -23,7 +23,13 @@ from core.errors import SubtractionFailed
 from core.simulate import PairSettings, SimulatedPair, simulate_pair
 from core.subtraction import run_hotpants, run_sfft
 from core.subtraction.mask_growth import grow
-from tests.benchmarks.subtraction_scores import Planes, Scores, score, true_noise
+from tests.benchmarks.subtraction_scores import (
+    Planes,
+    Scores,
+    correlation_of,
+    score,
+    true_noise,
+)
 
 TEMPLATE_GAIN = 10
 
@@ -101,7 +107,8 @@ def sfft_planes(
         bad |= grow(truth.science_mask != 0, half, half)
     for edge in (np.s_[:half], np.s_[-half:], np.s_[:, :half], np.s_[:, -half:]):
         bad[edge] = True
-    return spent, Planes(difference, noise, bad), true_noise(truth, kernel)
+    planes = Planes(difference, noise, bad, correlation_of(truth, kernel))
+    return spent, planes, true_noise(truth, kernel)
 
 
 def hotpants_planes(truth: SimulatedPair, repeats: int, program: str) -> tuple[Timing, Planes]:

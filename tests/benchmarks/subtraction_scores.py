@@ -16,7 +16,7 @@ from core.simulate import SimulatedPair, SimulatedPSF
 from core.subtraction.convolve import convolve_squared
 from core.subtraction.correlation import CorrelatedNoise
 from core.subtraction.difference import Difference, SubtractionQuality
-from core.subtraction.sfft import SFFTResult
+from core.subtraction.sfft import SFFTResult, evaluate_kernel_at
 
 MATCH = 2.5  # pixels between an injected source and its detection
 STAR_SNR = 30.0
@@ -52,8 +52,20 @@ def true_psf(psf: SimulatedPSF, shape: tuple[int, int], fwhm: float) -> PSFModel
 
 def true_noise(truth: SimulatedPair, kernel: SFFTResult) -> np.ndarray:
     """The noise that a perfect difference would have, through the solved kernel."""
+    if kernel.convolved == "science":
+        through = convolve_squared(truth.science_variance, kernel.kernel, kernel.kernel_order)
+        return truth.flux_scale * np.sqrt(truth.template_variance + through)
     through = convolve_squared(truth.template_variance, kernel.kernel, kernel.kernel_order)
     return np.sqrt(truth.science_variance + through)
+
+
+def correlation_of(truth: SimulatedPair, kernel: SFFTResult) -> CorrelatedNoise:
+    """How far the convolved image's noise is correlated, from the true variances."""
+    ny, nx = truth.settings.shape
+    central = evaluate_kernel_at(kernel, 0.5 * nx, 0.5 * ny)
+    variances = [float(np.median(v)) for v in (truth.template_variance, truth.science_variance)]
+    source, target = reversed(variances) if kernel.convolved == "science" else variances
+    return CorrelatedNoise(central, source, target)
 
 
 @dataclass(frozen=True)
