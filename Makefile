@@ -43,8 +43,9 @@ format: $(STAMP) ## format the code
 broker: $(STAMP) ## run a local Apache Kafka in the foreground and print its address
 	@exec $(BIN)/python -m tests.kafka.local_broker $(BROKER_ARGS)
 
-bench: $(STAMP) ## measure speed
-	@$(BIN)/python -m pytest tests/benchmarks -m bench -s $(PYTEST_ARGS)
+bench: $(STAMP) ## measure subtraction and projection beside their peers; a quarter of an hour
+	@$(BIN)/python -m tests.benchmarks.bench_subtraction $(BENCH_ARGS)
+	@$(BIN)/python -m tests.benchmarks.bench_resample
 
 figures: $(STAMP) ## draw the pictures of the README
 	@$(BIN)/python docs/figures.py --demo
