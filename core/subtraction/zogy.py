@@ -137,8 +137,8 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
         science = known(pair.science, pair.science_fwhm)
         template = known(pair.template, pair.template_fwhm)
         _check(science, template)
-        science, template = floors(science, template)
         matching = _match(science, template, pair, settings)
+        science, template = floors(science, template, _typical_scale(matching))
         inputs, grid = _inputs(science, template, settings, matching)
         planes = subtract_tiles(inputs, grid, threads=threads)
         mask = _mask(science, template, _reach(inputs, grid))
@@ -153,6 +153,11 @@ def _check(science: KnownImage, template: KnownImage) -> None:
         raise SubtractionFailed(
             "the masks leave no usable pixel that both images share; check the masks"
         )
+
+
+def _typical_scale(matching: Matching) -> float:
+    ny, nx = matching.shape
+    return float(matching.flux_scale_at(0.5 * (nx - 1), 0.5 * (ny - 1)))
 
 
 def _match(

@@ -85,21 +85,39 @@ def known(image: Image, fwhm: float) -> KnownImage:
     )
 
 
-def floors(science: KnownImage, template: KnownImage) -> tuple[KnownImage, KnownImage]:
+def floors(
+    science: KnownImage, template: KnownImage, scale: float
+) -> tuple[KnownImage, KnownImage]:
     """Let D go over into one image where neither PSF has any power left.
 
-    It is the image whose coefficient is the larger one already: the science image where the
-    template is the sharper of the two. So no kernel has an edge in frequency, and rings.
+    It is the image whose coefficient, its noise taken into account, is the larger one at the
+    highest frequency where both PSFs are known. So no kernel has an edge in frequency, and rings.
+
+    Parameters
+    ----------
+    science, template : KnownImage
+    scale : float
+        Science ADU per template ADU.
     """
-    if template.psf.fwhm <= science.psf.fwhm:
-        low, high = science, template
-    else:
-        low, high = template, science
+    highest = 0.9 * min(science.trust.firm_cutoff, template.trust.firm_cutoff, 0.5)
+    of_template = _power_at(science.psf, highest) * template.typical_variance() * scale**2
+    of_science = _power_at(template.psf, highest) * science.typical_variance()
+    low, high = (science, template) if of_science >= of_template else (template, science)
     weak = replace(low, trust=replace(low.trust, floor=WEAK_FLOOR))
     # its transform stays positive, at twice its noise, so that the coefficient keeps its sign
     trust = replace(high.trust, cutoff=high.trust.firm_cutoff, rise=2 * high.trust.noise)
     strong = replace(high, trust=trust)
     return (weak, strong) if low is science else (strong, weak)
+
+
+def _power_at(psf: PSFModel, frequency: float) -> float:
+    """Mean power of the central PSF around a spatial frequency, cycles per pixel."""
+    ny, nx = psf.shape
+    side = int(scipy.fft.next_fast_len(2 * psf.size, real=True))
+    spectrum = transfer(psf.at(0.5 * (nx - 1), 0.5 * (ny - 1)), (side, side))
+    k = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
+    ring = np.abs(k - frequency) < 0.02
+    return float(np.mean(np.abs(spectrum[ring]) ** 2))
 
 
 def filled(
