@@ -369,16 +369,14 @@ def _remove_background(
     mask: MaskImage,
     settings: ZogySettings,
 ) -> None:
-    """Take the differential sky out of difference and flux, candidates left out of the fit."""
-    clear = mask.copy()
-    found = planes.flux**2 > 16 * planes.flux_variance
-    clear[grow(found, 3, 3)] |= np.uint16(MaskBit.BAD)
+    """Take the differential sky out of difference and flux."""
     background = fit_residual_background(
-        planes.difference, planes.difference_variance, clear, settings.background_order
+        planes.difference, planes.difference_variance, mask, settings.background_order
     )
     planes.difference[:] -= background
     # a constant sky b has S = b / (sigma_n² + beta² sigma_r²), and F_psf = S / F_S
-    planes.flux[:] -= background / (_sky_variance(inputs, grid) * planes.information)
+    background /= _sky_variance(inputs, grid) * planes.information
+    planes.flux[:] -= background
 
 
 def _sky_variance(inputs: TileInputs, grid: TileGrid) -> np.float32:

@@ -277,13 +277,16 @@ def _assemble(  # type: ignore[no-untyped-def] # pragma: no cover
     y0, y1, x0, x1, border = box
     xc, yc = 0.5 * (x0 + x1 - 1), 0.5 * (y0 + y1 - 1)
     least = np.float32(0.05)
+    even = log_beta[0] == 0 and log_beta[1] == 0
+    local_rho = rho
     for y in range(y0, y1):
         v = np.float32((y - yc) / half[1])
         j = y - y0 + border
         for x in range(x0, x1):
             u = np.float32((x - xc) / half[0])
             i = x - x0 + border
-            local_rho = rho * np.exp(-(log_beta[0] * u + log_beta[1] * v))
+            if not even:
+                local_rho = rho * np.exp(-(log_beta[0] * u + log_beta[1] * v))
             h2 = sn * sn * (1 + 1 / (local_rho * local_rho))
             h = np.float32(np.sqrt(h2))
             f = norm[0] + u * norm[1] + v * norm[2]
