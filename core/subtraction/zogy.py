@@ -303,6 +303,11 @@ def _finish(
         planes.difference, planes.difference_variance, planes.template_difference, mask, with_error
     )
     fluxes = assemble(planes.flux, planes.flux_variance, planes.template_flux, mask, with_error)
+    if finished.model_error > fluxes.model_error:
+        # what the brightest stars show on D is wrong with every star on S as well
+        extra = np.float32(finished.model_error**2 - fluxes.model_error**2)
+        fluxes.noise[:] = np.sqrt(fluxes.noise**2 + extra * planes.template_flux**2)
+        fluxes.scaled[:] = planes.flux / fluxes.noise
     result = ZogyResult(
         planes.information * planes.flux, fluxes.scaled, planes.flux, fluxes.noise,
         matching, refinement, grid,
