@@ -76,10 +76,16 @@ def convolve_squared(
     return out
 
 
+def empty_padded(shape: tuple[int, ...], half_y: int, half_x: int) -> FloatImage:
+    """Return the zeros that an image of a shape is placed in, with the room that loops read in."""
+    ny, nx = shape
+    return np.zeros((ny + 2 * half_y, nx + 2 * half_x + BLOCK), dtype=np.float32)
+
+
 def pad(image: FloatImage, half_y: int, half_x: int) -> FloatImage:
     """Return a copy with zeros around it, as the compiled loops read it."""
     ny, nx = image.shape
-    padded = np.zeros((ny + 2 * half_y, nx + 2 * half_x + BLOCK), dtype=np.float32)
+    padded = empty_padded(image.shape, half_y, half_x)
     padded[half_y : half_y + ny, half_x : half_x + nx] = image
     return padded
 

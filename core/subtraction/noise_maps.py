@@ -8,7 +8,6 @@ import numpy.typing as npt
 from core.image import ExposureFacts, FloatImage, Image, MaskBit
 from core.noise import Sky, measure_sky, with_noise
 
-MaskArgument = npt.NDArray[np.bool_] | None
 NoiseArgument = npt.NDArray[np.floating] | bool | None
 
 

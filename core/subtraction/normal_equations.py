@@ -66,11 +66,6 @@ class KernelModel:
         """Kernel parameters."""
         return len(degrees(self.kernel_order)) * self.n_pixels
 
-    @property
-    def n_background(self) -> int:
-        """Background parameters."""
-        return len(degrees(self.background_order))
-
 
 @dataclass(frozen=True)
 class FitPlanes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from core.stars import SourceList, StarList, find_sources, select_stars
 from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
 from core.subtraction.pair import Pair
 from core.subtraction.sfft import SFFTSettings, subtract
+from core.subtraction.verbosity import Verbose, say
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run_sfft(
     get_scaled: bool = False,
     get_noise: bool = False,
     get_kernel: bool = False,
-    verbose: bool | Callable[..., Any] = False,
+    verbose: Verbose = False,
     *,
     threads: int | None = None,
 ) -> Any:
@@ -144,7 +144,7 @@ def run_sfft(
         stamp_half=stamp_half,
     )
     difference = subtract(pair, settings, threads=threads or _all_threads())
-    _say(verbose, "SFFT: %s", difference.quality)
+    say(log, verbose, "SFFT: %s", difference.quality)
     planes: list[Any] = [difference.data]
     if get_convolved:
         planes.append(difference.convolved)
@@ -161,15 +161,6 @@ def _all_threads() -> int:
     import numba
 
     return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-
-
-def _say(verbose: bool | Callable[..., Any], message: str, *values: object) -> None:
-    if callable(verbose):
-        verbose(message % values)
-    elif verbose:
-        log.info(message, *values)
-    else:
-        log.debug(message, *values)
 
 
 def _seeing(image: Image) -> float:

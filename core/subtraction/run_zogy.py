@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from core.psf import PSFModel, fwhm_of, measure_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
 from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
 from core.subtraction.pair import Pair
+from core.subtraction.verbosity import Verbose, say
 from core.subtraction.zogy import ZogySettings, subtract
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def run_zogy(
     get_psf: bool = False,
     get_Fpsf: bool = False,
     nthreads: int = 0,
-    verbose: bool | Callable[..., Any] = False,
+    verbose: Verbose = False,
     *,
     get_noise: bool = False,
     get_scaled: bool = False,
@@ -156,7 +156,7 @@ def run_zogy(
         astrometric_error=None if dx is None or dy is None else (dx, dy),
     )
     difference = subtract(pair, settings, threads=threads)
-    _say(verbose, difference.quality)
+    say(log, verbose, "ZOGY: %s", difference.quality)
     result = difference.kernel
     planes: list[Any] = [difference.data, result.significance]
     if get_psf:
@@ -255,12 +255,3 @@ def _chosen(
     x = np.clip(np.rint(stars.sources.x).astype(int), 0, shape[1] - 1)
     y = np.clip(np.rint(stars.sources.y).astype(int), 0, shape[0] - 1)
     return replace(stars, sources=stars.sources.select(good[y, x]))
-
-
-def _say(verbose: bool | Callable[..., Any], quality: object) -> None:
-    if callable(verbose):
-        verbose(f"ZOGY: {quality}")
-    elif verbose:
-        log.info("ZOGY: %s", quality)
-    else:
-        log.debug("ZOGY: %s", quality)

@@ -12,6 +12,7 @@ from core.errors import SubtractionFailed
 from core.image import FloatImage, Image
 from core.polynomials import terms
 from core.stars import SourceList
+from core.subtraction.convolve import empty_padded
 from core.subtraction.mask_growth import grow
 from core.subtraction.normal_equations import (
     FitPlanes,
@@ -104,7 +105,7 @@ class KernelFit:
         self.target = target.data
         self.target_variance = _variance_or_substitute(target, source)
         ny, nx = self.shape
-        self.padded = np.zeros((ny + 2 * half_y, nx + 2 * half_x + 128), dtype=np.float32)
+        self.padded = empty_padded(self.shape, half_y, half_x)
         _place(source.data, source.mask, np.float32(self.source_level), half_y, half_x, self.padded)
         self.planes = FitPlanes(
             target.data,
