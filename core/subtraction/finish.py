@@ -6,17 +6,13 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
 
 from core.image import FloatImage, MaskImage
-from core.polynomials import exponents, terms
 from core.subtraction.pair import Pair
 
 MEDIAN_OF_CHI2 = 0.45494  # of one degree of freedom
 CHI2_OF_90_PERCENT = 2.7055
 MAX_MODEL_ERROR = 0.05
-BACKGROUND_BLOCK = 4  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -183,119 +179,6 @@ def _finish(data, squared, matched, error2, floor, scaled):  # type: ignore[no-u
             n = np.sqrt(max(v, floor))
             squared[y, x] = n
             scaled[y, x] = data[y, x] / n
-
-
-def fit_residual_background(
-    residual: FloatImage, variance: FloatImage, mask: MaskImage, order: int
-) -> FloatImage:
-    """Fit a polynomial to what is left of the sky, over the whole frame.
-
-    The stamps see the sky around stars only; here every corner has its say. The residual is
-    averaged over blocks of 4x4 pixels, in which a source that no single pixel shows stands out;
-    blocks beyond 3 sigma are left out together with their neighbours, so that the wings of what
-    changed in the sky do not lift the background from under it.
-
-    Parameters
-    ----------
-    residual, variance : ndarray of float32, shape (ny, nx)
-    mask : ndarray of uint16 or bool, shape (ny, nx)
-        Pixels that are not zero are not used.
-    order : int
-        Order of the polynomial.
-
-    Returns
-    -------
-    ndarray of float32, shape (ny, nx)
-    """
-    ny, nx = residual.shape
-    value, sigma, use = block_means(residual, variance, mask, BACKGROUND_BLOCK)
-    if use.sum() < 50:
-        return np.zeros_like(residual)
-    rows, cols = np.indices(value.shape)
-    half = 0.5 * (BACKGROUND_BLOCK - 1)
-    everywhere = terms(
-        order, cols * BACKGROUND_BLOCK + half, rows * BACKGROUND_BLOCK + half, (ny, nx)
-    )
-    keep = use
-    coefficients: npt.NDArray[np.float64] = np.zeros(everywhere.shape[-1])
-    for _ in range(6):
-        basis = everywhere[keep] / sigma[keep][:, None]
-        coefficients = np.asarray(
-            np.linalg.solve(
-                basis.T @ basis + 1e-12 * np.eye(basis.shape[1]),
-                basis.T @ (value[keep] / sigma[keep]),
-            )
-        )
-        pull = (value - everywhere @ coefficients) / sigma
-        spread = 1.4826 * np.median(np.abs(pull[keep] - np.median(pull[keep])))
-        outlier = use & (np.abs(pull) > 3 * max(float(spread), 0.1))
-        refined = use & ~ndimage.binary_dilation(outlier, np.ones((3, 3), dtype=bool))
-        if refined.sum() < 50 or (refined == keep).all():
-            break
-        keep = refined
-    return polynomial_plane(coefficients, order, (ny, nx))
-
-
-def block_means(
-    residual: FloatImage, variance: FloatImage, mask: MaskImage, size: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Average over blocks of ``size`` by ``size`` pixels.
-
-    Parameters
-    ----------
-    residual : ndarray of float32, shape (ny, nx)
-    variance : ndarray of float32, shape (ny, nx) or (1, 1)
-        Per pixel, or one for all.
-    mask : ndarray of uint16 or bool, shape (ny, nx)
-    size : int
-
-    Returns
-    -------
-    mean, sigma : ndarray of float64, shape (ny // size, nx // size)
-    use : ndarray of bool
-        Where at least three quarters of a block's pixels are good.
-    """
-    return _block_means(residual, variance, mask, size)
-
-
-@numba.njit(parallel=True, cache=True)
-def _block_means(residual, variance, mask, size):  # type: ignore[no-untyped-def] # pragma: no cover
-    ny, nx = residual.shape[0] // size, residual.shape[1] // size
-    single = variance.shape[0] == 1
-    mean = np.zeros((ny, nx))
-    sigma = np.ones((ny, nx))
-    use = np.zeros((ny, nx), dtype=np.bool_)
-    for row in numba.prange(ny):
-        for col in range(nx):
-            total = 0.0
-            noise2 = 0.0
-            n = 0
-            for y in range(row * size, (row + 1) * size):
-                for x in range(col * size, (col + 1) * size):
-                    if mask[y, x] == 0 and np.isfinite(residual[y, x]):
-                        total += residual[y, x]
-                        noise2 += variance[0, 0] if single else variance[y, x]
-                        n += 1
-            if 4 * n >= 3 * size * size:
-                mean[row, col] = total / n
-                sigma[row, col] = np.sqrt(max(noise2, 1e-30)) / n
-                use[row, col] = True
-    return mean, sigma, use
-
-
-def polynomial_plane(
-    coefficients: npt.NDArray[np.float64], order: int, shape: tuple[int, int]
-) -> FloatImage:
-    """Evaluate a polynomial on every pixel, row by row."""
-    ny, nx = shape
-    u = (np.arange(nx) - 0.5 * (nx - 1)) / (0.5 * nx)
-    v = (np.arange(ny) - 0.5 * (ny - 1)) / (0.5 * ny)
-    in_x = np.zeros((order + 1, ny))
-    for c, (i, j) in zip(coefficients, exponents(order), strict=True):
-        in_x[i] += c * v**j
-    powers = np.stack([u**i for i in range(order + 1)])
-    plane: FloatImage = in_x.T.astype(np.float32) @ powers.astype(np.float32)
-    return plane
 
 
 def sky_statistics(

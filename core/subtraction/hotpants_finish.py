@@ -15,7 +15,7 @@ from core.psf import PSFModel, gaussian_psf
 from core.subtraction.convolve import convolve_squared
 from core.subtraction.correlation import CorrelatedNoise, measure_correlation
 from core.subtraction.difference import Difference, SubtractionQuality
-from core.subtraction.finish import assemble, fit_residual_background, sky_statistics
+from core.subtraction.finish import assemble, sky_statistics
 from core.subtraction.hotpants_command import Options
 from core.subtraction.hotpants_files import Planes, kernel_sums
 from core.subtraction.hotpants_inputs import (
@@ -26,6 +26,7 @@ from core.subtraction.hotpants_inputs import (
 from core.subtraction.hotpants_kernel import HotpantsKernel
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
+from core.subtraction.residual_background import fit_residual_background
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from core.image import FloatImage, MaskImage
-from core.subtraction.finish import BACKGROUND_BLOCK, block_means
+from core.subtraction.block_means import BLOCK as SMALL_BLOCK
+from core.subtraction.block_means import block_means
 
 FloatArray = npt.NDArray[np.float64]
 BLOCK = 32  # pixels
@@ -46,7 +47,7 @@ def subtract_local_sky(
 
 def _local_means(scaled: FloatImage, mask: MaskImage) -> FloatArray:
     """Return the mean of every block of 32 pixels; NaN where too little of it is sky."""
-    value, sigma, use = block_means(scaled, np.ones((1, 1), np.float32), mask, BACKGROUND_BLOCK)
+    value, sigma, use = block_means(scaled, np.ones((1, 1), np.float32), mask, SMALL_BLOCK)
     ny, nx = scaled.shape
     rows, cols = max(1, round(ny / BLOCK)), max(1, round(nx / BLOCK))
     # a source stands out of its surroundings, not out of zero: a patch must not hide itself
@@ -66,7 +67,7 @@ def _local_means(scaled: FloatImage, mask: MaskImage) -> FloatArray:
 
 def _medians(value: FloatArray, use: npt.NDArray[np.bool_]) -> FloatArray:
     """Return the median of every 8 by 8 small blocks, at each of them; 0 where none is of use."""
-    side = BLOCK // BACKGROUND_BLOCK
+    side = BLOCK // SMALL_BLOCK
     ny, nx = (-(-n // side) * side for n in value.shape)
     padded = np.full((ny, nx), np.nan)
     padded[: value.shape[0], : value.shape[1]] = np.where(use, value, np.nan)

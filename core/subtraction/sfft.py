@@ -24,10 +24,11 @@ from core.subtraction.convolve import (
 )
 from core.subtraction.correlation import measure_correlation
 from core.subtraction.difference import Difference, SubtractionQuality
-from core.subtraction.finish import assemble, fit_residual_background, sky_statistics
+from core.subtraction.finish import assemble, sky_statistics
 from core.subtraction.local_sky import subtract_local_sky
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
+from core.subtraction.residual_background import fit_residual_background
 from core.subtraction.sfft_fit import KernelFit
 from core.subtraction.sfft_settings import SFFTResult, SFFTSettings
 

@@ -23,9 +23,10 @@ from core.psf import PSFModel, fwhm_of, stamp_half
 from core.stars import SourceList, StarList
 from core.subtraction.convolve import compiled_threads
 from core.subtraction.difference import Difference, SubtractionQuality
-from core.subtraction.finish import assemble, fit_residual_background, sky_statistics
+from core.subtraction.finish import assemble, sky_statistics
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
+from core.subtraction.residual_background import fit_residual_background
 from core.subtraction.zogy_images import KnownImage, disturbed, filled, floors, known
 from core.subtraction.zogy_matching import Matching, MatchingOptions, match
 from core.subtraction.zogy_refinement import Refinement, refine
