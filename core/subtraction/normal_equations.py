@@ -19,7 +19,6 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 from scipy import linalg
 from threadpoolctl import threadpool_limits
 
@@ -97,10 +96,34 @@ class NormalEquations:
     matrix: Float64
     vector: Float64
 
-    def add(self, other: NormalEquations) -> None:
-        """Add another set of stamps."""
-        self.matrix += other.matrix
-        self.vector += other.vector
+
+@dataclass
+class _Sums:
+    """The sums over stamps, before they are laid out as one matrix.
+
+    ``kernel`` has a row for each pair of polynomial terms ``i <= j``; the matrix of the pair
+    ``j, i`` is the same.
+    """
+
+    kernel: Float64
+    cross: Float64
+    kernel_vector: Float64
+    background: Float64
+    background_vector: Float64
+
+    @classmethod
+    def zeros(cls, n_terms: int, n_pixels: int, n_background: int) -> _Sums:
+        return cls(
+            np.zeros((n_terms * (n_terms + 1) // 2, n_pixels * n_pixels)),
+            np.zeros((n_terms * n_background, n_pixels)),
+            np.zeros((n_terms, n_pixels)),
+            np.zeros((n_background, n_background)),
+            np.zeros(n_background),
+        )
+
+    def add(self, other: _Sums) -> None:
+        for own, others in zip(vars(self).values(), vars(other).values(), strict=True):
+            own += others
 
 
 def accumulate(
@@ -134,18 +157,18 @@ def accumulate(
     bounds = np.linspace(0, len(stamps), shares + 1).astype(int)
     parts = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
 
-    def share(part: slice) -> NormalEquations:
+    def share(part: slice) -> _Sums:
         return _accumulate(planes, Stamps(stamps.x[part], stamps.y[part], stamps.half),
                            weights[part], model)  # fmt: skip
 
     with threadpool_limits(limits=1, user_api="blas"):
         if min(threads, shares) == 1:
-            return _sum(map(share, parts))
+            return _laid_out(_sum(map(share, parts)), model)
         with ThreadPoolExecutor(min(threads, shares)) as pool:
-            return _sum(pool.map(share, parts))
+            return _laid_out(_sum(pool.map(share, parts)), model)
 
 
-def _sum(parts: Iterator[NormalEquations]) -> NormalEquations:
+def _sum(parts: Iterator[_Sums]) -> _Sums:
     first = next(parts)
     for other in parts:
         first.add(other)
@@ -154,87 +177,113 @@ def _sum(parts: Iterator[NormalEquations]) -> NormalEquations:
 
 def _accumulate(
     planes: FitPlanes, stamps: Stamps, weights: npt.NDArray[np.float32], model: KernelModel
-) -> NormalEquations:
-    """Sum the normal equations over stamps in one thread."""
+) -> _Sums:
+    """Sum over stamps in one thread."""
     shape = (planes.target.shape[0], planes.target.shape[1])
     phi = terms(model.kernel_order, stamps.x, stamps.y, shape)
     psi = terms(model.background_order, stamps.x, stamps.y, shape)
-    n_terms, n_pixels, n_bg = phi.shape[1], model.n_pixels, psi.shape[1]
-    kernel_part = np.zeros((n_terms * n_terms, n_pixels * n_pixels))
-    cross_part = np.zeros((n_terms * n_bg, n_pixels))
-    kernel_vector = np.zeros((n_terms, n_pixels))
-    bg_matrix = np.zeros((n_bg, n_bg))
-    bg_vector = np.zeros(n_bg)
+    n_terms, n_bg = phi.shape[1], psi.shape[1]
+    first, second = np.triu_indices(n_terms)
+    sums = _Sums.zeros(n_terms, model.n_pixels, n_bg)
+    side = 2 * stamps.half + 1
+    variance = planes.source_variance
+    noisy = variance is not None
+    share = variance if variance is not None else np.zeros((1, 1), np.float32)
+    design = np.empty((model.n_pixels, side * side))
+    columns = np.empty((side * side, 2))
+    level = np.empty(model.n_pixels)
+    smooth = smooth_profile()
+    room = np.empty((min(BATCH, len(stamps)), model.n_pixels, model.n_pixels))
+    product = np.empty_like(sums.kernel)
     for start in range(0, len(stamps), BATCH):
-        batch = slice(start, min(start + BATCH, len(stamps)))
-        own, sums, rhs, total, rhs_bg = _stamp_matrices(planes, stamps, weights, batch, model)
-        p, q = phi[batch], psi[batch]
-        outer = (p[:, :, None] * p[:, None, :]).reshape(len(p), -1)
-        kernel_part += outer.T @ own
-        cross_part += (p[:, :, None] * q[:, None, :]).reshape(len(p), -1).T @ sums
-        kernel_vector += p.T @ rhs
-        bg_matrix += (q * total[:, None]).T @ q
-        bg_vector += q.T @ rhs_bg
-    n_kernel = n_terms * n_pixels
-    size = n_kernel + n_bg
-    matrix = np.empty((size, size))
-    matrix[:n_kernel, :n_kernel] = (
-        kernel_part.reshape(n_terms, n_terms, n_pixels, n_pixels)
-        .transpose(0, 2, 1, 3)
-        .reshape(n_kernel, n_kernel)
-    )
-    cross = cross_part.reshape(n_terms, n_bg, n_pixels).transpose(0, 2, 1).reshape(n_kernel, n_bg)
+        batch = range(start, min(start + BATCH, len(stamps)))
+        own = room[: len(batch)]
+        right = np.empty((len(batch), model.n_pixels, 2))
+        scalar = np.empty((len(batch), 2))
+        for i, s in enumerate(batch):
+            _fill(
+                planes.source, planes.target, planes.target_level, share, noisy, weights[s],
+                stamps.x[s], stamps.y[s], stamps.half, model.shape[0], model.shape[1],
+                design, columns, level,
+            )  # fmt: skip
+            np.matmul(design, design.T, out=own[i])
+            np.matmul(design, columns, out=right[i])
+            scalar[i] = columns[:, 0] @ columns
+            if noisy:
+                _take_noise_out(own[i], np.sqrt(level), smooth, model.shape[0], model.shape[1])
+        p, q = phi[start : batch.stop], psi[start : batch.stop]
+        pairs = (p[:, first] * p[:, second]).T
+        sums.kernel += np.matmul(pairs, own.reshape(len(batch), -1), out=product)
+        mixed = (p[:, :, None] * q[:, None, :]).reshape(len(p), -1)
+        sums.cross += mixed.T @ right[:, :, 0]
+        sums.kernel_vector += p.T @ right[:, :, 1]
+        sums.background += (q * scalar[:, :1]).T @ q
+        sums.background_vector += q.T @ scalar[:, 1]
+    return sums
+
+
+def _laid_out(sums: _Sums, model: KernelModel) -> NormalEquations:
+    """Lay the sums out as the matrix and the vector of all parameters."""
+    n_terms, n_pixels = sums.kernel_vector.shape
+    n_kernel, n_bg = n_terms * n_pixels, len(sums.background_vector)
+    matrix = np.empty((n_kernel + n_bg, n_kernel + n_bg))
+    for pair, (i, j) in enumerate(zip(*np.triu_indices(n_terms), strict=True)):
+        block = sums.kernel[pair].reshape(n_pixels, n_pixels)
+        for a, b in {(i, j), (j, i)}:
+            matrix[a * n_pixels : (a + 1) * n_pixels, b * n_pixels : (b + 1) * n_pixels] = block
+    cross = sums.cross.reshape(n_terms, n_bg, n_pixels).transpose(0, 2, 1).reshape(n_kernel, n_bg)
     matrix[:n_kernel, n_kernel:] = cross
     matrix[n_kernel:, :n_kernel] = cross.T
-    matrix[n_kernel:, n_kernel:] = bg_matrix
-    return NormalEquations(matrix, np.concatenate([kernel_vector.ravel(), bg_vector]))
+    matrix[n_kernel:, n_kernel:] = sums.background
+    vector = np.concatenate([sums.kernel_vector.ravel(), sums.background_vector])
+    return NormalEquations(matrix, vector)
 
 
-def _stamp_matrices(
-    planes: FitPlanes,
-    stamps: Stamps,
-    weights: npt.NDArray[np.float32],
-    batch: slice,
-    model: KernelModel,
-) -> tuple[Float64, Float64, Float64, Float64, Float64]:
-    """Return each stamp's matrix, its column sums, right-hand sides and weight sums."""
-    ky, kx = model.shape
-    hy, hx = ky // 2, kx // 2
-    side = 2 * stamps.half + 1
-    xs, ys = stamps.x[batch], stamps.y[batch]
-    n = len(xs)
-    own = np.empty((n, model.n_pixels * model.n_pixels))
-    sums = np.empty((n, model.n_pixels))
-    rhs = np.empty((n, model.n_pixels))
-    total = np.empty(n)
-    rhs_bg = np.empty(n)
-    design = np.empty((model.n_pixels, side * side))
-    smooth = smooth_modes(model.shape)
-    for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
-        rows = slice(y - stamps.half, y + stamps.half + 1)
-        cols = slice(x - stamps.half, x + stamps.half + 1)
-        w = weights[batch.start + i].astype(np.float64).ravel()
-        root = np.sqrt(w)
-        windows = _windows(planes.source, x, y, stamps.half, hy, hx)
-        np.multiply(windows.reshape(model.n_pixels, -1), root, out=design)
-        target = planes.target[rows, cols].astype(np.float64).ravel() - planes.target_level
-        target *= root
-        matrix = design @ design.T
-        if planes.source_variance is not None:
-            noise = _windows(planes.source_variance, x, y, stamps.half, hy, hx)
-            level = noise.reshape(model.n_pixels, -1) @ w
-            matrix -= smooth * np.sqrt(level[:, None] * level[None, :])
-        own[i] = matrix.ravel()
-        sums[i] = design @ root
-        rhs[i] = design @ target
-        total[i] = w.sum()
-        rhs_bg[i] = target @ root
-    return own, sums, rhs, total, rhs_bg
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _fill(  # type: ignore[no-untyped-def] # pragma: no cover
+    source, target, pedestal, variance, noisy, weights, x, y, half, ky, kx, design, columns, level
+):
+    """Weigh a stamp's pixels under every kernel pixel; the columns are weight and target."""
+    side = 2 * half + 1
+    top, left = y - half - ky // 2, x - half - kx // 2
+    for row in range(side):
+        for col in range(side):
+            root = np.sqrt(np.float64(weights[row, col]))
+            seen = np.float64(target[y - half + row, x - half + col]) - pedestal
+            columns[row * side + col, 0] = root
+            columns[row * side + col, 1] = seen * root
+    for v in range(ky):
+        for u in range(kx):
+            k = v * kx + u
+            # kernel pixel [v, u] of a convolution multiplies the stamp displaced against it
+            y0, x0 = top + ky - 1 - v, left + kx - 1 - u
+            for row in range(side):
+                for col in range(side):
+                    p = row * side + col
+                    design[k, p] = source[y0 + row, x0 + col] * columns[p, 0]
+            total = 0.0
+            if noisy:
+                for row in range(side):
+                    for col in range(side):
+                        total += variance[y0 + row, x0 + col] * weights[row, col]
+            level[k] = total
 
 
-@lru_cache(maxsize=8)
-def smooth_modes(shape: tuple[int, int]) -> Float64:
-    """Return the part of white noise that the source's noise is taken out of, as a matrix.
+@numba.njit(nogil=True, cache=True)
+def _take_noise_out(matrix, root, smooth, ky, kx):  # type: ignore[no-untyped-def] # pragma: no cover
+    reach = smooth.shape[0] // 2
+    for v in range(ky):
+        for u in range(kx):
+            k = v * kx + u
+            for b in range(max(0, v - reach), min(ky, v + reach + 1)):
+                for a in range(max(0, u - reach), min(kx, u + reach + 1)):
+                    other = b * kx + a
+                    matrix[k, other] -= smooth[b - v + reach, a - u + reach] * root[k] * root[other]
+
+
+@lru_cache(maxsize=1)
+def smooth_profile() -> Float64:
+    """Return the part of white noise that the source's noise is taken out of.
 
     Noise in the convolved image adds ``V * identity`` to its share of the normal matrix and so
     pulls the kernel towards zero. Taking all of it out again would leave the rough modes of the
@@ -246,23 +295,12 @@ def smooth_modes(shape: tuple[int, int]) -> Float64:
 
     Returns
     -------
-    ndarray of float64, shape (ky * kx, ky * kx)
+    ndarray of float64, shape (7, 7)
+        What a kernel pixel shares with those up to 3 pixels from it; the sum is 1.
     """
-    y, x = np.mgrid[0 : shape[0], 0 : shape[1]].reshape(2, -1)
-    distance2 = (x[:, None] - x[None, :]) ** 2 + (y[:, None] - y[None, :]) ** 2
-    profile = np.exp(-0.5 * distance2 / 0.5**2)
-    return profile / profile.sum(axis=1).max()
-
-
-def _windows(image: FloatImage, x: int, y: int, half: int, hy: int, hx: int) -> Float64:
-    """Return the stamp's pixels under every kernel pixel, shape (ky, kx, side, side).
-
-    Entry ``[v, u]`` is the stamp displaced so that kernel pixel ``[v, u]`` of a *convolution*
-    multiplies it.
-    """
-    side = 2 * half + 1
-    region = image[y - half - hy : y + half + hy + 1, x - half - hx : x + half + hx + 1]
-    return sliding_window_view(region, (side, side))[::-1, ::-1].astype(np.float64)
+    y, x = np.mgrid[-3:4, -3:4]
+    profile = np.exp(-0.5 * (x**2 + y**2) / 0.5**2)
+    return np.asarray(profile / profile.sum())
 
 
 @dataclass(frozen=True)

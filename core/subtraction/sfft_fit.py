@@ -34,6 +34,9 @@ ENOUGH_STARS = 60  # bright ones, to do without the faint
 # At first every star has the same say: the brightest may be the one that changed. Then the photons
 # decide.
 FIRST_ALLOWANCES = (0.05, 0.01)
+# What the first solutions are for, telling which stamps to clip, the best of each cell suffice for.
+FIRST_STAMPS = 150
+SETTLED = 0.01  # of the weight times light squared that moved in the last iteration
 
 
 @dataclass(frozen=True)
@@ -191,19 +194,23 @@ class KernelFit:
         brightness = self._brightness(stamps, usable)
         first = max(settings.relative_error, FIRST_ALLOWANCES[0])
         weights = (1 / (np.maximum(photons, 1e-30) + (first * brightness) ** 2)).astype(np.float32)
-        solution = self._solve(stamps, weights, model)
         trial = _Trial(weights, np.ones(len(stamps), dtype=bool), float("nan"))
+        information = brightness**2
+        few = np.arange(len(stamps)) < FIRST_STAMPS  # they come in order of rank
+        solution = self._solve(stamps, trial, model, few)
         iteration = 0
         for iteration in range(1, settings.iterations + 1):
-            later = FIRST_ALLOWANCES[iteration:]
-            error = max(settings.relative_error, later[0]) if later else settings.relative_error
+            early = iteration < len(FIRST_ALLOWANCES)
+            allowance = FIRST_ALLOWANCES[iteration] if early else 0.0
             before = trial.weights
-            trial = self._judge(stamps, solution, model, photons, error)
-            change = np.abs(trial.weights - before).sum() / max(float(before.sum()), 1e-30)
-            if iteration > len(FIRST_ALLOWANCES) and change < 1e-3:
-                break
-            kept = trial.kept
-            solution = self._solve(stamps.select(kept), trial.weights[kept], model)
+            trial = self._judge(
+                stamps, solution, model, photons, max(settings.relative_error, allowance)
+            )
+            if iteration > len(FIRST_ALLOWANCES):
+                moved = float((np.abs(trial.weights - before) * information).sum())
+                if moved < SETTLED * float((before * information).sum()):
+                    break
+            solution = self._solve(stamps, trial, model, few if early else True)
         self.kernel_noise = self._noise_of_kernel(solution, model)
         used = int(trial.kept.sum())
         return SFFTResult(
@@ -278,9 +285,16 @@ class KernelFit:
         weights = np.where(used & kept[:, None, None], 1 / sigma2, 0).astype(np.float32)
         return _Trial(weights, kept, chi2)
 
-    def _solve(self, stamps: Stamps, weights: Weights, model: KernelModel) -> Solution:
+    def _solve(
+        self,
+        stamps: Stamps,
+        trial: _Trial,
+        model: KernelModel,
+        among: npt.NDArray[np.bool_] | bool = True,
+    ) -> Solution:
+        use = trial.kept & among
         equations: NormalEquations = accumulate(
-            self.planes, stamps, weights, model, threads=self.threads
+            self.planes, stamps.select(use), trial.weights[use], model, threads=self.threads
         )
         try:
             return solve(equations, model)
@@ -321,7 +335,7 @@ def _telling(stars: SourceList, half: int) -> SourceList:
 
 
 def _spread(stamps: Stamps, limit: int, shape: tuple[int, int]) -> Stamps:
-    """Take the brightest stamps of every cell of a coarse grid, and none twice."""
+    """Order stamps by their rank in their cell of a coarse grid, and take the first."""
     if len(stamps) == 0:
         return stamps
     cells = max(1, int(np.sqrt(limit / 6)))
@@ -333,7 +347,7 @@ def _spread(stamps: Stamps, limit: int, shape: tuple[int, int]) -> Stamps:
         rank[i] = taken.get(int(cell), 0)
         taken[int(cell)] = rank[i] + 1
     order = np.lexsort((np.arange(len(stamps)), rank))[:limit]
-    return stamps.select(np.sort(order))
+    return stamps.select(order)
 
 
 def _typical_level(image: Image) -> float:
