@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
 
+import numba
 import numpy as np
-import numpy.typing as npt
 import sep
-from scipy import ndimage, special
 
 from core.errors import QualityRejected
 from core.image import FloatImage, Image
+from core.white_noise import difference_noise
 
 log = logging.getLogger(__name__)
 
@@ -96,50 +95,6 @@ def _photon_noise(image: Image, level: float) -> float:
     return float(np.sqrt(level / gain + ((image.facts.read_noise or 0.0) / gain) ** 2))
 
 
-def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_], lag: int = 1) -> float:
-    """Estimate white noise from second differences along rows; blind to all that is smooth.
-
-    ``(d[x-lag] - 2 d[x] + d[x+lag]) / sqrt(6)`` has the pixels' own standard deviation; its median
-    absolute deviation is taken where the pixels two and three beyond these are of the lower half
-    of the frame's brightness: stars are avoided without choosing by the pixels that are measured.
-    The sky must be flat, or that is the darker, quieter half of the frame.
-    """
-    step = max(1, int(data.size / 1.5e6))
-    rows = data[::step].astype(np.float64)
-    flagged = bad[::step]
-    reach = lag + 3
-    if rows.shape[1] < 4 * reach:
-        return float("nan")
-    width = rows.shape[1] - 2 * reach
-
-    def at(plane: npt.NDArray[Any], offset: int) -> npt.NDArray[Any]:
-        return plane[:, reach + offset : reach + offset + width]
-
-    second = (at(rows, -lag) - 2 * at(rows, 0) + at(rows, lag)) / np.sqrt(6.0)
-    beyond = (-reach, 1 - reach, reach - 1, reach)
-    around = np.sum([at(rows, offset) for offset in beyond], axis=0)
-    good = ~np.logical_or.reduce([at(flagged, offset) for offset in (-lag, 0, lag, *beyond)])
-    if good.sum() < 100:
-        return float("nan")
-    good &= around <= np.median(around[good])
-    values = second[good]
-    return _gaussian_scatter(np.abs(values - np.median(values)))
-
-
-def _gaussian_scatter(deviation: npt.NDArray[np.float64]) -> float:
-    """Standard deviation of a Gaussian with this median absolute deviation.
-
-    Whole counts give few different values, and the median is one of them: its true rank, with half
-    of its equals below it, then takes the place of one half.
-    """
-    middle = float(np.median(deviation))
-    if middle == 0:
-        return 0.0
-    below = np.mean(deviation < 0.999 * middle)
-    above = np.mean(deviation > 1.001 * middle)
-    return float(middle / special.ndtri(0.5 + 0.25 * (1 + below - above)))
-
-
 def estimate_gain(image: Image, sky: Sky) -> float | None:
     """Estimate electrons per ADU from the sky's own Poisson noise.
 
@@ -201,11 +156,28 @@ def sky_variance(image: Image, sky: Sky) -> FloatImage | None:
 
 def _source_noise(image: Image, sky: Sky, gain: float) -> FloatImage:
     """Photon noise of what stands above the sky, smoothed over 3x3 pixels; zero on blank sky."""
-    source = ndimage.uniform_filter(image.data - sky.level, 3)
-    noise: FloatImage = np.where(source > 0.5 * sky.rms, source, 0).astype(np.float32) / np.float32(
-        gain
-    )
+    noise: FloatImage = _smoothed_above(image.data, sky.level, sky.rms, np.float32(1 / gain))
     return noise
+
+
+@numba.njit(parallel=True, cache=True)
+def _smoothed_above(data, level, rms, factor):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = data.shape
+    out = np.empty((ny, nx), dtype=np.float32)
+    for y in numba.prange(ny):
+        below, above = max(y - 1, 0), min(y + 1, ny - 1)
+        column = np.empty(nx, dtype=np.float32)
+        for x in range(nx):
+            column[x] = (
+                (data[below, x] - level[below, x])
+                + (data[y, x] - level[y, x])
+                + (data[above, x] - level[above, x])
+            )
+        for x in range(nx):
+            total = column[max(x - 1, 0)] + column[x] + column[min(x + 1, nx - 1)]
+            source = total / np.float32(9)
+            out[y, x] = source * factor if source > np.float32(0.5) * rms[y, x] else 0
+    return out
 
 
 def _rescaled(image: Image, sky: Sky) -> FloatImage:

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 DOCUMENTED_KERNEL = (7, 7)
 DOCUMENTED_RIDGE = 1e-6
 DEFAULT_FWHM = 3.0  # pixels, where no star shows the seeing
-SEEING_WINDOW = 1024  # pixels
+SEEING_WINDOWS = (512, 1024, 2048)  # pixels
+ENOUGH_STARS = 25  # for the seeing
 
 
 def run_sfft(
@@ -166,10 +167,20 @@ def _all_threads() -> int:
 def _seeing(image: Image) -> float:
     """Measure the seeing in the middle of the frame, pixels; NaN without a star.
 
-    The fit itself looks for its places over the whole frame; the seeing only chooses its scale.
+    The fit itself looks for its places over the whole frame; the seeing only chooses its scale,
+    and the bright stars of the smallest window that holds enough of them tell it.
     """
+    fwhm = float("nan")
+    for window in SEEING_WINDOWS:
+        fwhm, n_stars = _seeing_within(image, window // 2)
+        if n_stars >= ENOUGH_STARS or window >= max(image.shape):
+            break
+    return fwhm
+
+
+def _seeing_within(image: Image, half: int) -> tuple[float, int]:
+    """Return the seeing within so many pixels of the middle, and the stars that it is from."""
     ny, nx = image.shape
-    half = SEEING_WINDOW // 2
     box = (
         slice(max(0, ny // 2 - half), ny // 2 + half),
         slice(max(0, nx // 2 - half), nx // 2 + half),
@@ -185,10 +196,11 @@ def _seeing(image: Image) -> float:
         scatter = np.float32(max(float(np.std(middle.data)), 1e-6))
         sky = Sky(flat, np.full(middle.shape, 1e-3 * scatter, np.float32), 0.0, 0.0)
     data = middle.data - sky.level
-    stars = select_stars(find_sources(data, sky.rms, middle.mask))
+    stars = select_stars(find_sources(data, sky.rms, middle.mask), limit=2 * ENOUGH_STARS)
     if not np.isfinite(stars.fwhm):
-        return float("nan")
-    return measure_psf(data, sky.rms, middle.bad, stars.sources, stars.fwhm).fwhm
+        return float("nan"), 0
+    psf = measure_psf(data, sky.rms, middle.bad, stars.sources, stars.fwhm)
+    return psf.fwhm, psf.n_stars
 
 
 def _around(obj: Any, obj_size: int | None) -> tuple[StarList | None, int | None]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from core.noise import difference_noise
+from core.white_noise import difference_noise
 from tests.realdata import saao
 from tests.shared_data import shared_data
 

@@ -8,12 +8,12 @@ from scipy import ndimage, signal
 
 from core.errors import QualityRejected
 from core.noise import (
-    difference_noise,
     estimate_gain,
     measure_sky,
     sky_variance,
     with_noise,
 )
+from core.white_noise import difference_noise
 from tests.unit.made_frames import (
     add_gaussians,
     grid_of_places,
