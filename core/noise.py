@@ -11,7 +11,7 @@ import sep
 
 from core.errors import QualityRejected
 from core.image import FloatImage, Image
-from core.white_noise import difference_noise
+from core.white_noise import difference_noise, sample_step
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,15 @@ def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
         image.data, mask=image.bad, bw=mesh, bh=mesh, fw=3, fh=3, maskthresh=0.0
     )
     level = fitted.back(dtype=np.float32)
-    rms = fitted.rms(dtype=np.float32) / np.float32(CLIPPED_SCATTER)
-    typical = float(np.median(rms))
-    flat = image.data - level
-    noise = difference_noise(flat, image.bad)
-    wider = difference_noise(flat, image.bad, lag=2)
-    photons = _photon_noise(image, float(np.median(level)))
+    rms = fitted.rms(dtype=np.float32)
+    rms /= np.float32(CLIPPED_SCATTER)
+    # splines over meshes of at least 64 pixels: every eighth pixel says it all
+    typical, middle = float(np.median(rms[4::8, 4::8])), float(np.median(level[4::8, 4::8]))
+    rows = np.s_[:: sample_step(image.data)]
+    flat, bad = image.data[rows] - level[rows], image.bad[rows]
+    noise = difference_noise(flat, bad)
+    wider = difference_noise(flat, bad, lag=2)
+    photons = _photon_noise(image, middle)
     white = np.isfinite(noise) and (0.93 * wider < noise or abs(noise - photons) < 0.15 * photons)
     if white and 0 < noise < typical:
         rms *= np.float32(noise / typical)
@@ -83,8 +86,8 @@ def measure_sky(image: Image, *, mesh: int | None = None) -> Sky:
             f"{image.name}: the sky has no measurable noise (RMS {typical:g} ADU), so nothing "
             "can be called significant; give a variance or weight image"
         )
-    rms = np.maximum(rms, np.float32(0.2 * typical))
-    return Sky(level, rms, float(np.median(level)), typical)
+    np.maximum(rms, np.float32(0.2 * typical), out=rms)
+    return Sky(level, rms, middle, typical)
 
 
 def _photon_noise(image: Image, level: float) -> float:
@@ -126,7 +129,9 @@ def with_noise(image: Image, sky: Sky) -> Image:
             facts = replace(facts, gain=None).with_estimate(gain=gain)
     variance = _rescaled(image, sky) if image.variance is not None else sky.rms**2
     if facts.gain and not (image.variance is not None and _holds_sources(image, sky)):
-        variance = variance + _source_noise(image, sky, facts.gain)
+        variance = _with_source_noise(
+            image.data, sky.level, sky.rms, variance, np.float32(1 / facts.gain)
+        )
     return replace(image, variance=np.ascontiguousarray(variance, dtype=np.float32), facts=facts)
 
 
@@ -147,21 +152,15 @@ def sky_variance(image: Image, sky: Sky) -> FloatImage | None:
     """
     if image.variance is None or not image.facts.gain:
         return None
-    extra = _source_noise(image, sky, image.facts.gain)
-    rest = image.variance - extra
-    if (rest[~image.bad] <= 0).any():
-        return None
-    return np.maximum(rest, np.float32(1e-3) * image.variance)
-
-
-def _source_noise(image: Image, sky: Sky, gain: float) -> FloatImage:
-    """Photon noise of what stands above the sky, smoothed over 3x3 pixels; zero on blank sky."""
-    noise: FloatImage = _smoothed_above(image.data, sky.level, sky.rms, np.float32(1 / gain))
-    return noise
+    rest: FloatImage = _with_source_noise(
+        image.data, sky.level, sky.rms, image.variance, np.float32(-1 / image.facts.gain)
+    )
+    return rest if _hold_above(rest, image.variance, image.mask, np.float32(1e-3)) else None
 
 
 @numba.njit(parallel=True, cache=True)
-def _smoothed_above(data, level, rms, factor):  # type: ignore[no-untyped-def] # pragma: no cover
+def _with_source_noise(data, level, rms, variance, factor):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Variance plus ``factor`` times what stands above the sky, smoothed over 3x3 pixels."""
     ny, nx = data.shape
     out = np.empty((ny, nx), dtype=np.float32)
     for y in numba.prange(ny):
@@ -176,8 +175,22 @@ def _smoothed_above(data, level, rms, factor):  # type: ignore[no-untyped-def] #
         for x in range(nx):
             total = column[max(x - 1, 0)] + column[x] + column[min(x + 1, nx - 1)]
             source = total / np.float32(9)
-            out[y, x] = source * factor if source > np.float32(0.5) * rms[y, x] else 0
+            extra = source * factor if source > np.float32(0.5) * rms[y, x] else np.float32(0)
+            out[y, x] = variance[y, x] + extra
     return out
+
+
+@numba.njit(parallel=True, cache=True)
+def _hold_above(rest, variance, mask, share):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Hold ``rest`` above a share of the variance; tell whether no good pixel fell to zero."""
+    ny, nx = rest.shape
+    wrong = 0
+    for y in numba.prange(ny):
+        for x in range(nx):
+            if mask[y, x] == 0 and rest[y, x] <= 0:
+                wrong += 1
+            rest[y, x] = max(rest[y, x], share * variance[y, x])
+    return wrong == 0
 
 
 def _rescaled(image: Image, sky: Sky) -> FloatImage:

@@ -36,12 +36,17 @@ def difference_noise(data: FloatImage, bad: npt.NDArray[np.bool_], lag: int = 1)
     reach = lag + 3
     if data.shape[1] < 4 * reach:
         return float("nan")
-    step = max(1, int(data.size / SAMPLE))
-    second, around = _second_differences(data[::step], bad[::step], lag, reach)
+    rows = np.s_[:: sample_step(data)]
+    second, around = _second_differences(data[rows], bad[rows], lag, reach)
     if second.size < 100:
         return float("nan")
     values = second[around <= np.median(around)]
     return _gaussian_scatter(np.abs(values - np.median(values)))
+
+
+def sample_step(data: FloatImage) -> int:
+    """Return how many rows apart those are that `difference_noise` looks at."""
+    return max(1, int(data.size / SAMPLE))
 
 
 @numba.njit(nogil=True, cache=True)

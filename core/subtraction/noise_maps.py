@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -76,16 +79,30 @@ def with_noise_argument(image: Image, err: NoiseArgument) -> tuple[Image, Sky | 
     rms = np.asarray(err, dtype=np.float32)
     if rms.shape != image.shape:
         raise ValueError(f"the noise map of {image.name} has shape {rms.shape}, not {image.shape}")
-    variance = np.ascontiguousarray(rms**2)
-    bad = ~np.isfinite(variance) | (variance <= 0)
-    mask = image.mask.copy()
-    if bad.any():
+    variance, n_bad = _squared(rms)
+    mask = image.mask
+    if n_bad:
+        bad = variance <= 0
+        mask = mask.copy()
         mask[bad] |= np.uint16(MaskBit.NO_DATA)
-        variance[bad] = np.median(variance[~bad]) if not bad.all() else 1.0
-    return (
-        Image(image.data, mask, variance, image.wcs, image.psf, image.facts, image.name),
-        None,
-    )
+        variance[bad] = np.median(variance[~bad]) if n_bad < bad.size else 1.0
+    return replace(image, mask=mask, variance=variance), None
+
+
+@numba.njit(parallel=True, cache=True)
+def _squared(rms):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Variance, zero where the RMS is not finite and positive; and how often it is not."""
+    ny, nx = rms.shape
+    out = np.empty((ny, nx), dtype=np.float32)
+    n_bad = 0
+    for y in numba.prange(ny):
+        for x in range(nx):
+            v = rms[y, x] * rms[y, x]
+            if not (np.isfinite(v) and rms[y, x] != 0):
+                v = np.float32(0)
+                n_bad += 1
+            out[y, x] = v
+    return out, n_bad
 
 
 def noise_map(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from core.image import FloatImage, MaskImage
-from core.polynomials import exponents, terms
+from core.polynomials import exponents, scaled
 from core.subtraction.block_means import BLOCK, block_means
+
+FEWEST_BLOCKS = 50
+SAMPLE = 3e5  # blocks, to measure their scatter on
 
 
 def fit_residual_background(
@@ -33,43 +36,102 @@ def fit_residual_background(
     -------
     ndarray of float32, shape (ny, nx)
     """
-    ny, nx = residual.shape
+    shape = residual.shape
     value, sigma, use = block_means(residual, variance, mask, BLOCK)
-    if use.sum() < 50:
+    if use.sum() < FEWEST_BLOCKS:
         return np.zeros_like(residual)
-    rows, cols = np.indices(value.shape)
     half = 0.5 * (BLOCK - 1)
-    everywhere = terms(order, cols * BLOCK + half, rows * BLOCK + half, (ny, nx))
+    u, _ = scaled(np.arange(value.shape[1]) * BLOCK + half, 0, shape)
+    _, v = scaled(0, np.arange(value.shape[0]) * BLOCK + half, shape)
+    powers = np.array(exponents(order), dtype=np.int64)
+    step = max(1, int(np.sqrt(value.size / SAMPLE)))
+    sample = np.s_[::step, ::step]
     keep = use
-    coefficients: npt.NDArray[np.float64] = np.zeros(everywhere.shape[-1])
+    coefficients: npt.NDArray[np.float64] = np.zeros(len(powers))
     for _ in range(6):
-        basis = everywhere[keep] / sigma[keep][:, None]
-        coefficients = np.asarray(
-            np.linalg.solve(
-                basis.T @ basis + 1e-12 * np.eye(basis.shape[1]),
-                basis.T @ (value[keep] / sigma[keep]),
-            )
-        )
-        pull = (value - everywhere @ coefficients) / sigma
-        spread = 1.4826 * np.median(np.abs(pull[keep] - np.median(pull[keep])))
-        outlier = use & (np.abs(pull) > 3 * max(float(spread), 0.1))
-        refined = use & ~ndimage.binary_dilation(outlier, np.ones((3, 3), dtype=bool))
-        if refined.sum() < 50 or (refined == keep).all():
+        matrix, vector = _normal_equations(value, sigma, keep, u, v, powers)
+        # the diagonal keeps a term that no block tells apart from others at zero
+        coefficients = np.linalg.solve(matrix + 1e-12 * np.eye(len(powers)), vector)
+        pull = _pulls(value, sigma, u, v, powers, coefficients)
+        kept = pull[sample][keep[sample]]
+        spread = 1.4826 * np.median(np.abs(kept - np.median(kept)))
+        refined = _calm(pull, use, 3 * max(float(spread), 0.1))
+        if refined.sum() < FEWEST_BLOCKS or (refined == keep).all():
             break
         keep = refined
-    return polynomial_plane(coefficients, order, (ny, nx))
+    return polynomial_plane(coefficients, order, shape)
+
+
+@numba.njit(parallel=True, cache=True)
+def _normal_equations(value, sigma, keep, u, v, powers):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = value.shape
+    n = len(powers)
+    highest = powers.max()
+    # along a row the basis is a polynomial in u alone: sums of its powers make all the products
+    matrix = np.zeros((ny, n, n))
+    vector = np.zeros((ny, n))
+    for y in numba.prange(ny):
+        moments = np.zeros(2 * highest + 1)
+        seen = np.zeros(highest + 1)
+        for x in range(nx):
+            if keep[y, x]:
+                power = 1.0 / (sigma[y, x] * sigma[y, x])
+                for i in range(2 * highest + 1):
+                    moments[i] += power
+                    if i <= highest:
+                        seen[i] += power * value[y, x]
+                    power *= u[x]
+        for a in range(n):
+            vector[y, a] = seen[powers[a, 0]] * v[y] ** powers[a, 1]
+            for b in range(n):
+                along = moments[powers[a, 0] + powers[b, 0]]
+                matrix[y, a, b] = along * v[y] ** (powers[a, 1] + powers[b, 1])
+    return matrix.sum(axis=0), vector.sum(axis=0)
+
+
+@numba.njit(parallel=True, cache=True)
+def _pulls(value, sigma, u, v, powers, coefficients):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = value.shape
+    highest = powers.max()
+    pull = np.empty((ny, nx))
+    for y in numba.prange(ny):
+        along = np.zeros(highest + 1)
+        for a in range(len(powers)):
+            along[powers[a, 0]] += coefficients[a] * v[y] ** powers[a, 1]
+        for x in range(nx):
+            model = 0.0
+            for i in range(highest, -1, -1):
+                model = model * u[x] + along[i]
+            pull[y, x] = (value[y, x] - model) / sigma[y, x]
+    return pull
+
+
+@numba.njit(parallel=True, cache=True)
+def _calm(pull, use, limit):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Blocks of use that neither stand out nor touch one that does."""
+    ny, nx = pull.shape
+    calm = np.zeros((ny, nx), dtype=np.bool_)
+    for y in numba.prange(ny):
+        for x in range(nx):
+            if use[y, x]:
+                quiet = True
+                for row in range(max(0, y - 1), min(ny, y + 2)):
+                    for col in range(max(0, x - 1), min(nx, x + 2)):
+                        if use[row, col] and abs(pull[row, col]) > limit:
+                            quiet = False
+                calm[y, x] = quiet
+    return calm
 
 
 def polynomial_plane(
     coefficients: npt.NDArray[np.float64], order: int, shape: tuple[int, int]
 ) -> FloatImage:
     """Evaluate a polynomial on every pixel, row by row."""
-    ny, nx = shape
-    u = (np.arange(nx) - 0.5 * (nx - 1)) / (0.5 * nx)
-    v = (np.arange(ny) - 0.5 * (ny - 1)) / (0.5 * ny)
-    in_x = np.zeros((order + 1, ny))
+    u, v = scaled(np.arange(shape[1]), np.arange(shape[0])[:, None], shape)
+    along = np.zeros((shape[0], order + 1))
     for c, (i, j) in zip(coefficients, exponents(order), strict=True):
-        in_x[i] += c * v**j
-    powers = np.stack([u**i for i in range(order + 1)])
-    plane: FloatImage = in_x.T.astype(np.float32) @ powers.astype(np.float32)
+        along[:, i] += c * v[:, 0] ** j
+    plane: FloatImage = along.astype(np.float32) @ np.stack(
+        [u**i for i in range(order + 1)]
+    ).astype(np.float32)
     return plane

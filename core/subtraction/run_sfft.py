@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from core.errors import QualityRejected
 from core.image import Image
-from core.noise import Sky, measure_sky, sky_variance
+from core.noise import Sky, measure_sky
 from core.psf import measure_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
 from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
@@ -120,9 +120,12 @@ def run_sfft(
     if science.shape != reference.shape:
         raise ValueError(f"image and template differ in shape: {science.shape}, {reference.shape}")
     science, sky = with_noise_argument(science, err)
-    reference, _ = with_noise_argument(reference, template_err)
+    reference = with_noise_argument(reference, template_err)[0]
     if science.variance is None:
-        science = replace(science, variance=(sky or measure_sky(science)).rms ** 2)
+        science = replace(science, variance=measure_sky(science).rms ** 2)
+    # where the noise was built here, that of the sky is known apart from that of the sources
+    alone = np.square(sky.rms, out=sky.rms) if sky and science.facts.gain else None
+    del sky
     fwhm, reference_fwhm = _seeing(science), _seeing(reference)
     chosen, stamp_half = _around(obj, obj_size)
     pair = Pair(
@@ -131,7 +134,7 @@ def run_sfft(
         fwhm if np.isfinite(fwhm) else DEFAULT_FWHM,
         reference_fwhm if np.isfinite(reference_fwhm) else min(fwhm, DEFAULT_FWHM),
         chosen,
-        sky_variance=sky_variance(science, sky) if sky is not None else None,
+        sky_variance=alone,
     )
     settings = SFFTSettings(
         kernel_shape=kernel_shape,

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from core.image import MaskBit
-from core.polynomials import terms
-from core.subtraction.residual_background import fit_residual_background, polynomial_plane
+from core.polynomials import exponents, scaled, terms
+from core.subtraction.residual_background import (
+    _normal_equations,
+    _pulls,
+    fit_residual_background,
+    polynomial_plane,
+)
 from tests.unit.made_frames import add_gaussians, grid_of_places
 
 SHAPE = (400, 420)
@@ -42,3 +47,21 @@ def test_too_little_sky_leaves_the_background_alone():
     mask[:20, :20] = 0
     data = np.full(SHAPE, 7.0, np.float32)
     assert not fit_residual_background(data, np.ones(SHAPE, np.float32), mask, 1).any()
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_the_compiled_equations_are_those_of_the_dense_basis(order):
+    rng = np.random.default_rng(20 + order)
+    value, sigma = rng.normal(0, 1, (40, 53)), rng.uniform(0.5, 2, (40, 53))
+    keep = rng.random((40, 53)) < 0.7
+    x, y = np.arange(53.0), np.arange(40.0)
+    u, v = scaled(x, 0, (40, 53))[0], scaled(0, y, (40, 53))[1]
+    powers = np.array(exponents(order))
+    matrix, vector = _normal_equations(value, sigma, keep, u, v, powers)
+    dense = terms(order, *np.meshgrid(x, y), (40, 53))
+    basis = dense[keep] / sigma[keep][:, None]
+    np.testing.assert_allclose(matrix, basis.T @ basis, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(vector, basis.T @ (value[keep] / sigma[keep]), atol=1e-9)
+    coefficients = rng.normal(0, 1, len(powers))
+    expected = (value - dense @ coefficients) / sigma
+    np.testing.assert_allclose(_pulls(value, sigma, u, v, powers, coefficients), expected)
