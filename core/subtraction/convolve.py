@@ -13,6 +13,7 @@ from core.image import FloatImage
 from core.polynomials import exponents
 
 BLOCK = 128  # the longest run of pixels that share a kernel
+STRIP = 128  # rows that a thread takes at a time
 
 
 @contextmanager
@@ -122,10 +123,8 @@ def footprint_power(
     """
     ny, nx = shape
     ky, kx = kernel_shape
-    rows = np.empty((padded.shape[0], nx), dtype=np.float32)
-    _row_power(padded, kx, rows)
     out = np.empty((ny, nx), dtype=np.float32)
-    _column_sums(rows, ky, out)
+    _footprint_power(padded, kx, ky, out)
     return out
 
 
@@ -243,24 +242,34 @@ def _convolve_squared(padded, coefficients, powers, run, out):  # type: ignore[n
                     out[y, x0 + p] = acc[p]
 
 
-@numba.njit(parallel=True, cache=True)
-def _row_power(padded, width, out):  # type: ignore[no-untyped-def] # pragma: no cover
-    for y in numba.prange(out.shape[0]):
-        total = 0.0
-        for x in range(width):
-            total += padded[y, x] * padded[y, x]
-        for x in range(out.shape[1]):
-            out[y, x] = max(total, 0.0)
-            new, old = padded[y, x + width], padded[y, x]
-            total += float(new) * float(new) - float(old) * float(old)
-
-
 @numba.njit(parallel=True, fastmath=True, cache=True)
-def _column_sums(rows, height, out):  # type: ignore[no-untyped-def] # pragma: no cover
+def _footprint_power(padded, width, height, out):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = out.shape
-    for y in numba.prange(ny):
-        for x in range(nx):
-            out[y, x] = rows[y, x]
-        for k in range(1, height):
+    strips = (ny + STRIP - 1) // STRIP
+    for strip in numba.prange(strips):
+        first, end = strip * STRIP, min(ny, (strip + 1) * STRIP)
+        rows = np.empty((height, nx))
+        total = np.zeros(nx)
+        for y in range(first, first + height - 1):
+            _row_power(padded[y], width, rows[y % height])
+            total += rows[y % height]
+        for y in range(first, end):
+            newest = (y + height - 1) % height
+            _row_power(padded[y + height - 1], width, rows[newest])
+            oldest = y % height
             for x in range(nx):
-                out[y, x] += rows[y + k, x]
+                total[x] += rows[newest, x]
+                out[y, x] = max(total[x], 0.0)
+                total[x] -= rows[oldest, x]
+
+
+@numba.njit(cache=True)
+def _row_power(row, width, out):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Sum of squares of the ``width`` pixels from each on: a running sum, in float64."""
+    total = 0.0
+    for x in range(width):
+        total += float(row[x]) * float(row[x])
+    for x in range(out.shape[0]):
+        out[x] = max(total, 0.0)
+        new, old = float(row[x + width]), float(row[x])
+        total += new * new - old * old

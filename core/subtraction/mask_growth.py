@@ -6,6 +6,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+STRIP = 128  # rows
+
 
 def grow(mask: npt.NDArray[np.bool_], half_y: int, half_x: int) -> npt.NDArray[np.bool_]:
     """Return True wherever a True pixel lies within ``half_y`` rows and ``half_x`` columns.
@@ -38,13 +40,21 @@ def _grow_columns(mask, half):  # type: ignore[no-untyped-def] # pragma: no cove
 @numba.njit(parallel=True, cache=True)
 def _grow_rows(mask, half):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = mask.shape
-    out = np.zeros_like(mask)
-    any_row = np.zeros(ny, dtype=np.bool_)
-    for y in numba.prange(ny):
-        any_row[y] = mask[y].any()
-    for y in numba.prange(ny):
-        for q in range(max(0, y - half), min(ny, y + half + 1)):
-            if any_row[q]:
+    out = np.empty_like(mask)
+    strips = (ny + STRIP - 1) // STRIP
+    for strip in numba.prange(strips):
+        first, end = strip * STRIP, min(ny, (strip + 1) * STRIP)
+        # the last flagged row so far in each column: one look at each pixel whatever the reach
+        last = np.full(nx, -half - 1, dtype=np.int64)
+        for y in range(max(0, first - half), min(ny, first + half)):
+            for x in range(nx):
+                if mask[y, x]:
+                    last[x] = y
+        for y in range(first, end):
+            if y + half < ny:
                 for x in range(nx):
-                    out[y, x] |= mask[q, x]
+                    if mask[y + half, x]:
+                        last[x] = y + half
+            for x in range(nx):
+                out[y, x] = last[x] >= y - half
     return out
