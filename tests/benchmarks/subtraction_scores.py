@@ -24,9 +24,13 @@ STAR_SNR = 30.0
 
 @dataclass(frozen=True)
 class Scores:
-    """The columns of the table."""
+    """The columns of the table.
+
+    ``star_chi2`` is by the true noise, ``own_chi2`` by the noise that the engine states.
+    """
 
     star_chi2: float
+    own_chi2: float
     sky_chi2: float
     false: int
     completeness: float
@@ -79,7 +83,7 @@ class Planes:
 
 
 def score(truth: SimulatedPair, planes: Planes, noise: np.ndarray) -> Scores:
-    """Score one difference.
+    """Score loose planes, filtered with the true PSF.
 
     Parameters
     ----------
@@ -90,31 +94,44 @@ def score(truth: SimulatedPair, planes: Planes, noise: np.ndarray) -> Scores:
     noise : ndarray
         `true_noise`.
     """
-    settings = truth.settings
-    shape = settings.shape
     bad = planes.bad | (truth.science_mask != 0) | ~np.isfinite(planes.difference)
     data = np.where(np.isfinite(planes.difference), planes.difference, 0).astype(np.float32)
     own = np.where(np.isfinite(planes.noise) & (planes.noise > 0), planes.noise, np.inf)
     own = np.where(np.isfinite(own), own, np.median(own[np.isfinite(own)])).astype(np.float32)
     mask = bad.astype(np.uint16)
+    difference = _as_difference(truth, data, own, data / own, mask, planes.correlation)
+    return score_difference(truth, difference, noise)
+
+
+def score_difference(truth: SimulatedPair, difference: Difference, noise: np.ndarray) -> Scores:
+    """Score a difference by its own PSF, significance and mask; ``noise`` as for `score`."""
+    shape = truth.settings.shape
+    bad = difference.mask != 0
     changed = _around(truth.transients["x"], truth.transients["y"], shape, 12)
     stars = truth.stars
-    bright = np.asarray(stars["flux"]) > STAR_SNR * 6 * np.median(noise)
-    near = _around(stars["x"][bright], stars["y"][bright], shape, round(settings.science_fwhm))
+    typical = np.median(noise)
+    bright = np.asarray(stars["flux"]) > STAR_SNR * 6 * typical
+    reach = round(truth.settings.science_fwhm)
+    near = _around(stars["x"][bright], stars["y"][bright], shape, reach)
     use = near & ~bad & ~changed
-    seen = np.asarray(stars["flux"]) > 6 * np.median(noise)
+    seen = np.asarray(stars["flux"]) > 6 * typical
     blank = ~_around(stars["x"][seen], stars["y"][seen], shape, 5) & ~bad & ~changed
-    scaled = data / own
-    low, high = np.percentile(scaled[blank], [15.8655, 84.1345])
-    difference = _as_difference(truth, data, own, scaled, mask, planes.correlation)
-    found = detect(significance(difference, threads=2).snr, mask, 5.0)
+    if blank.sum() < 1000:
+        blank = ~bad & ~changed
+    low, high = np.percentile(difference.scaled[blank], [15.8655, 84.1345])
+    found = detect(significance(difference, threads=2).snr, difference.mask, 5.0)
     return _against_truth(
         truth,
         difference,
         np.column_stack([found.x, found.y]),
-        float(np.mean((data[use] / noise[use]) ** 2)),
+        _mean((difference.data[use] / noise[use]) ** 2),
+        _mean(difference.scaled[use] ** 2),
         float((0.5 * (high - low)) ** 2),
     )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if values.size else float("nan")
 
 
 def _as_difference(
@@ -156,6 +173,7 @@ def _against_truth(
     difference: Difference,
     places: np.ndarray,
     star_chi2: float,
+    own_chi2: float,
     sky_chi2: float,
 ) -> Scores:
     table = truth.transients
@@ -166,16 +184,15 @@ def _against_truth(
     clear = _clear(difference.mask, injected)
     if len(places) == 0:
         places = np.full((1, 2), -1e9)
-    tree = cKDTree(places)
-    distance, _ = tree.query(injected)
+    distance, _ = cKDTree(places).query(injected)
     found = distance < MATCH
     to_truth, _ = cKDTree(injected).query(places)
     false = int(((to_truth > MATCH) & (places[:, 0] > -1e8)).sum())
     expected = ndtr(snr - 5)
+    use = clear & found & (snr > 15)
     fits = [
         (fit_point_source(difference, x, y, gain=difference.gain), f)
-        for (x, y), f, ok in zip(injected, flux, clear & found & (snr > 15), strict=True)
-        if ok
+        for (x, y), f in zip(injected[use], flux[use], strict=True)
     ]
     good = [(fit, f) for fit, f in fits if fit is not None]
     got = np.array([fit.flux for fit, _ in good])
@@ -185,15 +202,16 @@ def _against_truth(
     weight = want**2 / error**2
     return Scores(
         star_chi2,
+        own_chi2,
         sky_chi2,
         false,
-        float(found[clear].mean()),
-        float(expected[clear].mean()),
-        float(found[clear & on_galaxy].mean()),
-        float(expected[clear & on_galaxy].mean()),
-        float((got / want * weight).sum() / weight.sum()),
-        float(pull.mean()),
-        float(pull.std()),
+        _mean(found[clear]),
+        _mean(expected[clear]),
+        _mean(found[clear & on_galaxy]),
+        _mean(expected[clear & on_galaxy]),
+        float((got / want * weight).sum() / weight.sum()) if good else float("nan"),
+        _mean(pull),
+        float(pull.std()) if good else float("nan"),
     )
 
 
