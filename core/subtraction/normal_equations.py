@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -24,46 +23,12 @@ from threadpoolctl import threadpool_limits
 
 from core.image import FloatImage
 from core.polynomials import degrees, terms
+from core.subtraction.kernel_model import KernelModel, cubic_spline, shared_noise
 from core.subtraction.stamps import Stamps
 
 Float64 = npt.NDArray[np.float64]
 BATCH = 16
 SHARES = 4  # of the stamps, each for one thread
-
-
-@dataclass(frozen=True)
-class KernelModel:
-    """What the kernel and the differential background look like.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (ky, kx), odd.
-    kernel_order, background_order, flux_order : int
-        Polynomial orders of the kernel, of the background, and of the kernel's sum.
-    flux_penalty : float
-        Weight of the soft constraint that keeps the kernel's sum at ``flux_order``, in units of
-        the mean diagonal of the normal matrix.
-    ridge : float
-        Tikhonov term on the kernel, in units of the mean diagonal; never on the background.
-    """
-
-    shape: tuple[int, int]
-    kernel_order: int
-    background_order: int
-    flux_order: int
-    flux_penalty: float
-    ridge: float
-
-    @property
-    def n_pixels(self) -> int:
-        """Kernel pixels."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def n_kernel(self) -> int:
-        """Kernel parameters."""
-        return len(degrees(self.kernel_order)) * self.n_pixels
 
 
 @dataclass(frozen=True)
@@ -184,33 +149,34 @@ def _accumulate(
     psi = terms(model.background_order, stamps.x, stamps.y, shape)
     n_terms, n_bg = phi.shape[1], psi.shape[1]
     first, second = np.triu_indices(n_terms)
-    sums = _Sums.zeros(n_terms, model.n_pixels, n_bg)
+    sums = _Sums.zeros(n_terms, model.n_coefficients, n_bg)
     side = 2 * stamps.half + 1
     variance = planes.source_variance
     noisy = variance is not None
-    share = variance if variance is not None else np.zeros((1, 1), np.float32)
-    design = np.empty((model.n_pixels, side * side))
+    given = variance if variance is not None else np.zeros((1, 1), np.float32)
+    design = np.empty((model.n_coefficients, side * side))
     columns = np.empty((side * side, 2))
-    level = np.empty(model.n_pixels)
-    smooth = smooth_profile()
-    room = np.empty((min(BATCH, len(stamps)), model.n_pixels, model.n_pixels))
+    level = np.empty(model.n_coefficients)
+    shared = shared_noise(model.knots)
+    spline = cubic_spline(np.arange(1 - 2 * model.knots, 2 * model.knots) / model.knots)
+    room = np.empty((min(BATCH, len(stamps)), model.n_coefficients, model.n_coefficients))
     product = np.empty_like(sums.kernel)
     for start in range(0, len(stamps), BATCH):
         batch = range(start, min(start + BATCH, len(stamps)))
         own = room[: len(batch)]
-        right = np.empty((len(batch), model.n_pixels, 2))
+        right = np.empty((len(batch), model.n_coefficients, 2))
         scalar = np.empty((len(batch), 2))
         for i, s in enumerate(batch):
             _fill(
-                planes.source, planes.target, planes.target_level, share, noisy, weights[s],
-                stamps.x[s], stamps.y[s], stamps.half, model.shape[0], model.shape[1],
+                planes.source, planes.target, planes.target_level, given, noisy, weights[s],
+                stamps.x[s], stamps.y[s], stamps.half, model.knots, *model.lattice, spline,
                 design, columns, level,
             )  # fmt: skip
             np.matmul(design, design.T, out=own[i])
             np.matmul(design, columns, out=right[i])
             scalar[i] = columns[:, 0] @ columns
             if noisy:
-                _take_noise_out(own[i], np.sqrt(level), smooth, model.shape[0], model.shape[1])
+                _take_noise_out(own[i], np.sqrt(level), shared, *model.lattice)
         p, q = phi[start : batch.stop], psi[start : batch.stop]
         pairs = (p[:, first] * p[:, second]).T
         sums.kernel += np.matmul(pairs, own.reshape(len(batch), -1), out=product)
@@ -241,66 +207,68 @@ def _laid_out(sums: _Sums, model: KernelModel) -> NormalEquations:
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def _fill(  # type: ignore[no-untyped-def] # pragma: no cover
-    source, target, pedestal, variance, noisy, weights, x, y, half, ky, kx, design, columns, level
-):
-    """Weigh a stamp's pixels under every kernel pixel; the columns are weight and target."""
+    source, target, pedestal, variance, noisy, weights, x, y, half, knots, ny, nx, spline,
+    design, columns, level,
+):  # fmt: skip
+    """Weigh a stamp's pixels under every coefficient; the columns are weight and target."""
     side = 2 * half + 1
-    top, left = y - half - ky // 2, x - half - kx // 2
     for row in range(side):
         for col in range(side):
             root = np.sqrt(np.float64(weights[row, col]))
             seen = np.float64(target[y - half + row, x - half + col]) - pedestal
             columns[row * side + col, 0] = root
             columns[row * side + col, 1] = seen * root
-    for v in range(ky):
-        for u in range(kx):
-            k = v * kx + u
-            # kernel pixel [v, u] of a convolution multiplies the stamp displaced against it
-            y0, x0 = top + ky - 1 - v, left + kx - 1 - u
+    reach_y, reach_x = half + knots * (ny // 2), half + knots * (nx // 2)
+    top, left = y - reach_y, x - reach_x
+    if knots == 1:
+        pixels = source[top : y + reach_y + 1, left : x + reach_x + 1].astype(np.float64)
+    else:
+        pixels = _smoothed(source, top, left, 2 * reach_y + 1, 2 * reach_x + 1, spline)
+    for v in range(ny):
+        for u in range(nx):
+            k = v * nx + u
+            # coefficient [v, u] of a convolution multiplies the stamp displaced against it
+            y0, x0 = knots * (ny - 1 - v), knots * (nx - 1 - u)
             for row in range(side):
+                line = pixels[y0 + row, x0 : x0 + side]
                 for col in range(side):
-                    p = row * side + col
-                    design[k, p] = source[y0 + row, x0 + col] * columns[p, 0]
+                    design[k, row * side + col] = line[col] * columns[row * side + col, 0]
             total = 0.0
             if noisy:
                 for row in range(side):
+                    line = variance[top + y0 + row, left + x0 : left + x0 + side]
                     for col in range(side):
-                        total += variance[y0 + row, x0 + col] * weights[row, col]
+                        total += line[col] * weights[row, col]
             level[k] = total
 
 
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _smoothed(source, top, left, rows, cols, spline):  # type: ignore[no-untyped-def] # pragma: no cover
+    """A cutout of the source, convolved with a profile along both axes."""
+    reach = len(spline) // 2
+    along = np.zeros((rows + 2 * reach, cols))
+    for y in range(rows + 2 * reach):
+        for d in range(len(spline)):
+            for x in range(cols):
+                along[y, x] += spline[d] * source[top + y - reach, left + x + d - reach]
+    out = np.zeros((rows, cols))
+    for y in range(rows):
+        for d in range(len(spline)):
+            for x in range(cols):
+                out[y, x] += spline[d] * along[y + d, x]
+    return out
+
+
 @numba.njit(nogil=True, cache=True)
-def _take_noise_out(matrix, root, smooth, ky, kx):  # type: ignore[no-untyped-def] # pragma: no cover
-    reach = smooth.shape[0] // 2
-    for v in range(ky):
-        for u in range(kx):
-            k = v * kx + u
-            for b in range(max(0, v - reach), min(ky, v + reach + 1)):
-                for a in range(max(0, u - reach), min(kx, u + reach + 1)):
-                    other = b * kx + a
-                    matrix[k, other] -= smooth[b - v + reach, a - u + reach] * root[k] * root[other]
-
-
-@lru_cache(maxsize=1)
-def smooth_profile() -> Float64:
-    """Return the part of white noise that the source's noise is taken out of.
-
-    Noise in the convolved image adds ``V * identity`` to its share of the normal matrix and so
-    pulls the kernel towards zero. Taking all of it out again would leave the rough modes of the
-    kernel, of which the stars know nothing, with no matrix at all, and would be wrong for an image
-    that was resampled, whose noise has no rough modes. So only the smooth modes are freed: the
-    identity is replaced by a Gaussian of 0.5 pixels over the kernel's pixels, whose eigenvalues
-    fall from 1 for what is smooth to 0.3 for what is rough, inside the lower edge of the
-    eigenvalues that the noise of a few hundred stamps has by chance (Marchenko and Pastur 1967).
-
-    Returns
-    -------
-    ndarray of float64, shape (7, 7)
-        What a kernel pixel shares with those up to 3 pixels from it; the sum is 1.
-    """
-    y, x = np.mgrid[-3:4, -3:4]
-    profile = np.exp(-0.5 * (x**2 + y**2) / 0.5**2)
-    return np.asarray(profile / profile.sum())
+def _take_noise_out(matrix, root, shared, ny, nx):  # type: ignore[no-untyped-def] # pragma: no cover
+    reach = shared.shape[0] // 2
+    for v in range(ny):
+        for u in range(nx):
+            k = v * nx + u
+            for b in range(max(0, v - reach), min(ny, v + reach + 1)):
+                for a in range(max(0, u - reach), min(nx, u + reach + 1)):
+                    other = b * nx + a
+                    matrix[k, other] -= shared[b - v + reach, a - u + reach] * root[k] * root[other]
 
 
 @dataclass(frozen=True)
@@ -316,24 +284,28 @@ class Solution:
         Cholesky factor of the scaled matrix, as `scipy.linalg.cho_factor` returns it.
     scale : ndarray of float64, shape (n_parameters,)
         What the matrix was scaled with.
+    model : KernelModel
+        What was fitted.
     """
 
     kernel: Float64
     background: Float64
     factor: tuple[Float64, bool]
     scale: Float64
+    model: KernelModel
 
     def variance_of(self, combinations: Float64) -> Float64:
-        """Return the variance of linear combinations of the kernel's parameters.
+        """Return the variance of linear combinations of the kernel's pixels.
 
         Parameters
         ----------
-        combinations : ndarray of float64, shape (n, n_kernel)
-            Coefficients, pixel fastest as in `NormalEquations`.
+        combinations : ndarray of float64, shape (n, n_terms * ky * kx)
+            Pixel fastest, as ``kernel``.
         """
-        n_kernel = self.kernel.size
-        right = np.zeros((len(self.scale), len(combinations)))
-        right[:n_kernel] = (combinations * self.scale[:n_kernel]).T
+        planes = combinations.reshape(len(combinations), -1, *self.model.shape)
+        own = self.model.in_coefficients(planes).reshape(len(combinations), -1)
+        right = np.zeros((len(self.scale), len(own)))
+        right[: own.shape[1]] = (own * self.scale[: own.shape[1]]).T
         with threadpool_limits(limits=1, user_api="blas"):
             half = linalg.solve_triangular(self.factor[0], right, lower=self.factor[1])
         return np.asarray((half**2).sum(axis=0))
@@ -348,7 +320,7 @@ def solve(equations: NormalEquations, model: KernelModel) -> Solution:
         If the equations are singular even with the ridge.
     """
     n_kernel = model.n_kernel
-    n_pixels = model.n_pixels
+    n_pixels = model.n_coefficients
     matrix = equations.matrix.copy()
     diagonal = np.diag(matrix)[:n_kernel].reshape(-1, n_pixels).mean(axis=1)
     matrix[np.arange(n_kernel), np.arange(n_kernel)] += model.ridge * np.repeat(diagonal, n_pixels)
@@ -364,8 +336,8 @@ def solve(equations: NormalEquations, model: KernelModel) -> Solution:
         parameters = scale * linalg.cho_solve(factor, equations.vector * scale)
     if not np.isfinite(parameters).all():
         raise np.linalg.LinAlgError("the kernel's normal equations have no finite solution")
-    kernel = parameters[:n_kernel].reshape(-1, *model.shape)
-    return Solution(kernel, parameters[n_kernel:], factor, scale)
+    kernel = model.pixels(parameters[:n_kernel].reshape(-1, *model.lattice))
+    return Solution(kernel, parameters[n_kernel:], factor, scale, model)
 
 
 def _factor_positive(matrix: Float64, n_kernel: int) -> tuple[Float64, bool]:

@@ -30,19 +30,21 @@ def brute_force_system(planes, stamps, weights, model):
     rows, values, w = [], [], []
     noise = np.zeros((model.n_kernel, model.n_kernel))
     ky, kx = model.shape
-    smooth = smooth_modes(model.shape)
+    splines = model.pixels(np.eye(model.n_coefficients).reshape(-1, *model.lattice))
+    splines = splines.reshape(model.n_coefficients, -1)
+    smooth = smooth_modes(model.shape) if model.knots == 1 else splines @ splines.T
     for s in range(len(stamps)):
         phi = terms(model.kernel_order, stamps.x[s], stamps.y[s], shape)
         psi = terms(model.background_order, stamps.x[s], stamps.y[s], shape)
-        level = np.zeros(model.n_pixels)
+        level = np.zeros(model.n_coefficients)
         for j, y in enumerate(range(stamps.y[s] - stamps.half, stamps.y[s] + stamps.half + 1)):
             for i, x in enumerate(range(stamps.x[s] - stamps.half, stamps.x[s] + stamps.half + 1)):
                 box = np.s_[y - ky // 2 : y + ky // 2 + 1, x - kx // 2 : x + kx // 2 + 1]
                 window = planes.source[box].astype(float)[::-1, ::-1].ravel()
-                rows.append(np.concatenate([np.outer(phi, window).ravel(), psi]))
+                rows.append(np.concatenate([np.outer(phi, splines @ window).ravel(), psi]))
                 values.append(float(planes.target[y, x]))
                 w.append(float(weights[s, j, i]))
-                level += w[-1] * planes.source_variance[box].astype(float)[::-1, ::-1].ravel()
+                level += w[-1] * 0.3
         noise += np.kron(np.outer(phi, phi), smooth * np.sqrt(np.outer(level, level)))
     design, weight = np.array(rows), np.array(w)
     matrix = design.T @ (design * weight[:, None])
@@ -50,8 +52,8 @@ def brute_force_system(planes, stamps, weights, model):
     return matrix, design.T @ (weight * np.array(values)), design
 
 
-@pytest.fixture(scope="module")
-def small_problem():
+@pytest.fixture(scope="module", params=[((5, 5), 1), ((15, 13), 2), ((17, 17), 3)], ids=str)
+def small_problem(request):
     rng = np.random.default_rng(11)
     shape = (90, 110)
     source = rng.normal(0, 1, shape)
@@ -63,10 +65,10 @@ def small_problem():
     planes = FitPlanes(
         target.astype(np.float32), source.astype(np.float32), np.full(shape, 0.3, dtype=np.float32)
     )
-    stamps = stamps_at([20, 60, 80, 35, 90], [20, 30, 70, 65, 20], 6, 2, shape)
+    stamps = stamps_at([20, 60, 80, 35, 90], [20, 30, 70, 65, 20], 6, 8, shape)
     weights = rng.uniform(0.5, 1.5, (len(stamps), 13, 13)).astype(np.float32)
     weights[0, 3, 4] = 0
-    model = KernelModel((5, 5), 1, 1, 0, 10.0, 1e-9)
+    model = KernelModel(request.param[0], 1, 1, 0, 10.0, 1e-9, request.param[1])
     return planes, stamps, weights, model
 
 
@@ -85,7 +87,7 @@ def test_solution_agrees_with_brute_force_to_a_millionth(small_problem):
     solution = solve(accumulate(planes, stamps, weights, model), model)
     kernel, background = solution.kernel, solution.background
     matrix, vector, design = brute_force_system(planes, stamps, weights, model)
-    n, pixels = model.n_kernel, model.n_pixels
+    n, pixels = model.n_kernel, model.n_coefficients
     means = np.diag(matrix)[:n].reshape(-1, pixels).mean(axis=1)
     matrix[np.arange(n), np.arange(n)] += model.ridge * np.repeat(means, pixels)
     for term, degree in enumerate(degrees(model.kernel_order)):
@@ -93,8 +95,9 @@ def test_solution_agrees_with_brute_force_to_a_millionth(small_problem):
             block = np.s_[term * pixels : (term + 1) * pixels]
             matrix[block, block] += model.flux_penalty * means[term]
     expected = np.linalg.solve(matrix, vector)
-    got = np.concatenate([kernel.ravel(), background])
-    np.testing.assert_allclose(got, expected, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(background, expected[n:], atol=1e-6 * np.abs(expected).max())
+    pixelwise = model.pixels(expected[:n].reshape(-1, *model.lattice))
+    np.testing.assert_allclose(kernel, pixelwise, atol=1e-6 * np.abs(pixelwise).max())
     residual, matched, _ = residuals(planes, stamps, kernel, background, model)
     predicted = (design @ expected).reshape(residual.shape)
     np.testing.assert_allclose(matched, predicted, atol=1e-5 * np.abs(predicted).max())
@@ -114,7 +117,7 @@ def test_errors_of_the_solution_are_those_of_repeated_noise(small_problem):
     exact = replace(planes, source_variance=None)
     sharp = replace(model, ridge=1e-12, flux_penalty=0.0)
     weights = np.full_like(weights, 1 / 4.0)
-    combination = rng.normal(size=(1, model.n_kernel))
+    combination = rng.normal(size=(1, 3 * model.n_pixels))
     values = []
     for _ in range(200):
         noisy = exact.target + rng.normal(0, 2.0, exact.target.shape).astype(np.float32)
