@@ -3,15 +3,19 @@
 #   PYTHON       the Python (3.11 or newer) that .venv is made from
 #   PYTEST_ARGS  more arguments for pytest:   make test PYTEST_ARGS='-k packets -x'
 #   BROKER_ARGS  more arguments for broker:   make broker BROKER_ARGS='--port 19092'
+#   BENCH_ARGS   more arguments for bench:    make bench BENCH_ARGS='--sizes 1024 --seeds 1'
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BROKER_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 # Touched last: an installation that was interrupted is done again.
 STAMP := $(VENV)/.installed
+# The peers that `make bench` measures live apart: they are no part of skydelta.
+PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint format broker bench figures clean distclean
@@ -43,16 +47,25 @@ format: $(STAMP) ## format the code
 broker: $(STAMP) ## run a local Apache Kafka in the foreground and print its address
 	@exec $(BIN)/python -m tests.kafka.local_broker $(BROKER_ARGS)
 
-bench: $(STAMP) ## measure subtraction and projection beside their peers; a quarter of an hour
+bench: $(STAMP) $(PEERS)/.installed ## measure subtraction and projection beside their peers; an hour
 	@$(BIN)/python -m tests.benchmarks.bench_subtraction $(BENCH_ARGS)
+	@$(BIN)/python -m tests.benchmarks.robustness
 	@$(BIN)/python -m tests.benchmarks.bench_resample
+
+# Without them, where there is no way to the package index, the table says so and goes on.
+$(PEERS)/.installed: pyproject.toml | $(STAMP)
+	@echo "make bench: installing the peers into $(PEERS)"
+	@$(BIN)/python -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1' && \
+		$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --group bench && \
+		touch $@ || echo "make bench: the peers could not be installed, and are not measured"
 
 figures: $(STAMP) ## draw the pictures of the README
 	@$(BIN)/python docs/figures.py --demo
 
 clean: ## remove what runs leave behind
 	rm -rf demo-output build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .numba_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(PEERS)/*' -prune -exec rm -rf {} +
 
-distclean: clean ## ... and .venv and Kafka's jars
-	rm -rf $(VENV) *.egg-info deploy/kafka/libs
+distclean: clean ## ... and the virtual environments and Kafka's jars
+	rm -rf $(VENV) $(PEERS) *.egg-info deploy/kafka/libs

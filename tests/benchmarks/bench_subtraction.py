@@ -1,180 +1,228 @@
-"""Cleanliness, completeness, flux and speed of the subtraction, ours beside the peers.
+"""Speed, memory, cleanliness, completeness and flux of the subtraction, ours beside the peers.
 
-Run ``python -m tests.benchmarks.bench_subtraction [--sizes ...] [--seeds ...]``. HOTPANTS is
-measured where ``hotpants`` is on the PATH, or ``SKYDELTA_HOTPANTS`` names the program.
+Run ``python -m tests.benchmarks.bench_subtraction [--sizes ...] [--seeds ...]``. Every engine runs
+in a process of its own (`tests.benchmarks.engine_process`). HOTPANTS is measured where
+``hotpants`` is on the PATH, or ``SKYDELTA_HOTPANTS`` names the program; STDPipe and SFFT where
+``make bench`` could install them into ``.venv-bench``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import resource
-import shutil
-import statistics
-import time
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import sep
 from rich.console import Console
 from rich.table import Table
 
-from core.errors import SubtractionFailed
+from core.errors import QualityRejected
 from core.simulate import PairSettings, SimulatedPair, simulate_pair
-from core.subtraction import run_hotpants, run_sfft
 from core.subtraction.mask_growth import grow
-from tests.benchmarks.subtraction_scores import (
-    Planes,
-    Scores,
-    correlation_of,
-    score,
-    true_noise,
-)
+from core.subtraction.sfft import SFFTResult
+from tests.benchmarks.engine_process import ENGINES
+from tests.benchmarks.engine_runs import OURS, Run, missing, run_engine, write_pair
+from tests.benchmarks.other_sky import OtherSky, other_pair
+from tests.benchmarks.subtraction_scores import Planes, correlation_of, score, true_noise
+from tests.benchmarks.true_noise import proper_noise
 
-TEMPLATE_GAIN = 10
+HALF = 6  # pixels by which the template's mask is grown where the kernel is not known
 
 
 @dataclass(frozen=True)
 class Case:
-    """One simulated pair."""
+    """One simulated pair, and who subtracts it."""
 
     name: str
-    settings: PairSettings
+    make: Callable[[], SimulatedPair]
+    engines: tuple[str, ...]
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Median seconds of a run."""
+class Limits:
+    """Seconds, threads and repeats."""
 
-    wall: float
-    processor: float
+    deadline: float
+    threads: int
+    repeats: int
 
 
-def cases(sizes: list[int], seeds: list[int]) -> Iterator[Case]:
-    """Sizes by seeds at the standard setting; densities and seeing ratios at the first size."""
+def cases(sizes: Sequence[int], seeds: Sequence[int], repeats: int) -> Iterator[Case]:
+    """All engines at every size with the first seed; ours and HOTPANTS on what else there is."""
+    few = tuple(engine for engine in OURS if engine != "run_sfft err=True")
+
+    def standard(size: int, seed: int, **settings: float) -> Callable[[], SimulatedPair]:
+        return partial(simulate_pair, PairSettings(shape=(size, size), seed=seed, **settings))  # type: ignore[arg-type]
+
     for size in sizes:
         for seed in seeds:
-            yield Case(f"{size}² seed {seed}", PairSettings(shape=(size, size), seed=seed))
-    size = sizes[0]
+            everyone = tuple(ENGINES) if seed == seeds[0] else OURS
+            name = f"{size}² seed {seed}"
+            yield Case(name, standard(size, seed), everyone, repeats if seed == seeds[0] else 1)
+    size, seed = sizes[0], seeds[0]
     for density in (300.0, 5000.0):
-        yield Case(
-            f"{size}² density {density:g}",
-            PairSettings(shape=(size, size), seed=seeds[0], star_density=density),
-        )
+        make = standard(size, seed, star_density=density)
+        yield Case(f"{size}² density {density:g}", make, few)
     for science, template in ((3.0, 2.8), (5.0, 2.6), (2.6, 3.6)):
-        yield Case(
-            f"{size}² seeing {science}/{template}",
-            PairSettings(
-                shape=(size, size), seed=seeds[0], science_fwhm=science, template_fwhm=template
-            ),
-        )
-    yield Case(f"{size}x{size // 2}", PairSettings(shape=(size // 2, size), seed=seeds[0]))
+        make = standard(size, seed, science_fwhm=science, template_fwhm=template)
+        yield Case(f"{size}² seeing {science}/{template}", make, few)
+    wide = PairSettings(shape=(size // 2, size), seed=seed)
+    yield Case(f"{size}x{size // 2}", partial(simulate_pair, wide), few)
+    for seed in seeds[:3]:
+        sky = OtherSky(shape=(size, size), seed=seed)
+        yield Case(f"{size}² other sky {seed}", partial(other_pair, sky), few)
 
 
-def timed(work: Callable[[], object], repeats: int) -> tuple[Timing, object]:
-    """Return the median of several runs, and what the last returned."""
-    wall, processor, result = [], [], None
-    for _ in range(repeats):
-        started, used = time.perf_counter(), time.process_time()
-        result = work()
-        wall.append(time.perf_counter() - started)
-        processor.append(time.process_time() - used)
-    return Timing(statistics.median(wall), statistics.median(processor)), result
-
-
-def sfft_planes(
-    truth: SimulatedPair, repeats: int, threads: int
-) -> tuple[Timing, Planes, np.ndarray]:
-    """Run ours; also return the true noise through its kernel."""
-    settings = truth.settings
-    small = settings.science_fwhm < settings.template_fwhm
-    shape = None if small or settings.science_fwhm > 4 else (13, 13)
-
-    def work() -> object:
-        return run_sfft(
-            truth.science, truth.template, truth.science_mask != 0, truth.template_mask != 0,
-            err=True, template_err=True, image_gain=settings.gain,
-            template_gain=settings.gain * settings.template_depth, kernel_shape=shape,
-            get_convolved=True, get_noise=True, get_scaled=True, get_kernel=True, threads=threads,
-        )  # fmt: skip
-
-    spent, result = timed(work, repeats)
-    difference, _, noise, _, kernel = result  # type: ignore[misc]
-    half = kernel.kernel.shape[-1] // 2
-    bad = np.zeros(difference.shape, dtype=bool)
-    bad |= grow(truth.template_mask != 0, half, half)
-    if kernel.convolved == "science":
-        bad |= grow(truth.science_mask != 0, half, half)
-    for edge in (np.s_[:half], np.s_[-half:], np.s_[:, :half], np.s_[:, -half:]):
-        bad[edge] = True
-    planes = Planes(difference, noise, bad, correlation_of(truth, kernel))
-    return spent, planes, true_noise(truth, kernel)
-
-
-def hotpants_planes(truth: SimulatedPair, repeats: int, program: str) -> tuple[Timing, Planes]:
-    """Run HOTPANTS through our wrapper, with true noise maps, a 13x13 kernel and 15x15 stamps."""
-    settings = truth.settings
+def planes_of(engine: str, truth: SimulatedPair, run: Run) -> tuple[Planes, SFFTResult | None]:
+    """Say where the planes count, and restore the kernel solution of ours."""
+    p = run.planes
     bad = truth.science_mask != 0
     template_bad = truth.template_mask != 0
-
-    def work() -> object:
-        return run_hotpants(
-            truth.science, truth.template, bad, template_bad,
-            err=np.sqrt(truth.science_variance), template_err=np.sqrt(truth.template_variance),
-            image_fwhm=settings.science_fwhm, template_fwhm=settings.template_fwhm,
-            image_gain=settings.gain, template_gain=settings.gain * settings.template_depth,
-            get_noise=True, extra={"r": 6, "rss": 15},
-            _exe=program,
-        )  # fmt: skip
-
-    spent, result = timed(work, repeats)
-    difference, noise = result  # type: ignore[misc]
-    unusable = ~np.isfinite(difference) | ~np.isfinite(noise) | (noise <= 0)
-    return spent, Planes(difference, noise, unusable | grow(template_bad, 6, 6) | bad)
-
-
-def row(table: Table, engine: str, case: str, spent: Timing, scores: Scores) -> None:
-    """Add a line."""
-    table.add_row(
-        engine, case, f"{spent.wall:.2f}", f"{spent.processor:.2f}", f"{scores.star_chi2:.3f}",
-        f"{scores.sky_chi2:.3f}", str(scores.false),
-        f"{scores.completeness:.3f} ({scores.expected:.3f})",
-        f"{scores.on_galaxies:.3f} ({scores.expected_on_galaxies:.3f})",
-        f"{scores.flux_ratio:.4f}", f"{scores.pull_mean:+.2f} ± {scores.pull_width:.2f}",
+    if "kernel_kernel" in p:
+        fields = {name[7:]: p[name] for name in p if name.startswith("kernel_")}
+        numbers = {k: v.item() if v.ndim == 0 else v for k, v in fields.items()}
+        kernel = SFFTResult(**{**numbers, "shape": tuple(int(n) for n in numbers["shape"])})
+        half = kernel.kernel.shape[-1] // 2
+        if kernel.convolved == "science":
+            bad = grow(bad, half, half)
+        bad = bad | grow(template_bad, half, half) | _edge(bad.shape, half)
+        return Planes(p["difference"], p["noise"], bad, correlation_of(truth, kernel)), kernel
+    noise = p.get("noise")
+    bad = bad | grow(template_bad, HALF, HALF) | ~np.isfinite(p["difference"])
+    if noise is not None:
+        bad |= ~np.isfinite(noise) | (noise <= 0)
+    if "significance" in p:  # both images are filtered, as far as their PSFs reach
+        reach = round(2.5 * max(truth.settings.science_fwhm, truth.settings.template_fwhm))
+        bad = grow(bad, reach, reach) | _edge(bad.shape, reach)
+    else:
+        bad = bad | _edge(bad.shape, HALF)
+    planes = Planes(
+        p["difference"], noise, bad,
+        significance=p.get("significance"), flux=p.get("flux"), flux_err=p.get("flux_err"),
     )  # fmt: skip
+    return planes, None
+
+
+def _edge(shape: tuple[int, int], width: int) -> np.ndarray:
+    edge = np.ones(shape, dtype=bool)
+    edge[width:-width, width:-width] = False
+    return edge
+
+
+def measure(table: Table, case: Case, limits: Limits, progress: Console) -> None:
+    """Add a line for every engine."""
+    truth = case.make()
+    million = np.prod(truth.settings.shape) / 1e6
+    with tempfile.TemporaryDirectory(prefix="skydelta-bench-") as folder:
+        path = Path(folder) / "pair.npz"
+        write_pair(truth, path, threads=limits.threads)
+        known: np.ndarray | None = None
+        ours: Run | None = None
+        for engine in case.engines:
+            run = run_engine(
+                engine, path, repeats=case.repeats, deadline=limits.deadline,
+                threads=limits.threads,
+            )  # fmt: skip
+            if isinstance(run, str):
+                progress.print(f"{case.name}: {engine}: {run}")
+                table.add_row(engine, case.name, "-", f"[dim]{run[:40]}")
+                continue
+            progress.print(f"{case.name}: {engine}: {run.wall:.1f} s, {run.peak_gb:.2f} GB")
+            planes, kernel = planes_of(engine, truth, run)
+            if kernel is not None:
+                known = true_noise(truth, kernel)
+            ours = ours or run
+            speed = (
+                engine, case.name, str(run.runs), f"{run.wall:.2f}", f"{run.cpu:.2f}",
+                f"{run.wall / ours.wall:.1f}", f"{run.cpu / ours.cpu:.1f}",
+                f"{run.wall / million:.2f}", f"{run.arrays_gb:.2f}", f"{run.peak_gb:.2f}",
+            )  # fmt: skip
+            noise = known if planes.significance is None else None
+            try:
+                s = score(truth, planes, proper_noise(truth) if noise is None else noise)
+            except QualityRejected as error:
+                table.add_row(*speed, str(error)[:40])
+                continue
+            own_units = engine == "STDPipe run_zogy"  # its D is not in ADU
+            table.add_row(
+                *speed,
+                "-" if own_units else f"{s.star_chi2:.3f}",
+                "-" if own_units else f"{s.sky_chi2:.3f}", str(s.false),
+                f"{s.completeness:.3f} ({s.expected:.3f})",
+                f"{s.on_galaxies:.3f} ({s.expected_on_galaxies:.3f})",
+                f"{s.flux_ratio:.4f}", f"{s.pull_mean:+.2f} ± {s.pull_width:.2f}",
+            )  # fmt: skip
+
+
+def linearity(sizes: Sequence[int], limits: Limits) -> Table:
+    """Seconds per million pixels of one and the same sky, laid side by side."""
+    table = Table("run_sfft", "wall s", "CPU s", "wall s / 10⁶ px", "CPU s / 10⁶ px", "peak GB")
+    one = simulate_pair(PairSettings(shape=(1024, 1024), fwhm_variation=0, ellipticity=0))
+    with tempfile.TemporaryDirectory(prefix="skydelta-bench-") as folder:
+        path = Path(folder) / "pair.npz"
+        write_pair(one, path, threads=limits.threads)
+        with np.load(path) as file:
+            small = {name: file[name] for name in file.files}
+        for size in sizes:
+            n = size // 1024
+            big = {k: np.tile(v, (n, n)) if v.ndim == 2 else v for k, v in small.items()}
+            np.savez(path, **big)
+            del big
+            run = run_engine(
+                "run_sfft", path, repeats=limits.repeats, deadline=limits.deadline,
+                threads=limits.threads,
+            )  # fmt: skip
+            if isinstance(run, str):
+                table.add_row(f"{size}²", run)
+                continue
+            million = size * size / 1e6
+            table.add_row(
+                f"{size}²", f"{run.wall:.2f}", f"{run.cpu:.2f}", f"{run.wall / million:.3f}",
+                f"{run.cpu / million:.3f}", f"{run.peak_gb:.2f}",
+            )  # fmt: skip
+    return table
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", nargs="*", type=int, default=[1024, 2048])
+    parser.add_argument("--sizes", nargs="*", type=int, default=[1024, 2048, 4096])
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3, 4, 5])
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--deadline", type=float, default=300, help="seconds for an engine")
+    parser.add_argument("--linear", nargs="*", type=int, default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--only", nargs="*", default=[], help="parts of names of pairs")
+    parser.add_argument("--engines", nargs="*", default=list(ENGINES))
     options = parser.parse_args()
+    limits = Limits(options.deadline, options.threads, options.repeats)
     table = Table(
-        "engine", "pair", "wall s", "CPU s", "star chi²", "sky chi²", "false",
-        "complete (expected)", "on galaxies", "flux ratio", "pull",
+        "engine", "pair", "runs", "wall s", "CPU s", "x wall", "x CPU", "s / 10⁶ px", "arrays GB",
+        "peak GB", "star chi²", "sky chi²", "false", "complete (expected)", "on galaxies",
+        "flux ratio", "pull",
     )  # fmt: skip
-    program = os.environ.get("SKYDELTA_HOTPANTS") or shutil.which("hotpants")
-    warm = simulate_pair(PairSettings(shape=(256, 256), seed=1))
-    sfft_planes(warm, 1, options.threads)
-    for case in cases(options.sizes, options.seeds):
-        truth = simulate_pair(case.settings)
-        spent, planes, noise = sfft_planes(truth, options.repeats, options.threads)
-        row(table, "run_sfft", case.name, spent, score(truth, planes, noise))
-        if program is not None:
-            try:
-                spent, planes = hotpants_planes(truth, options.repeats, program)
-                row(table, "HOTPANTS", case.name, spent, score(truth, planes, noise))
-            except SubtractionFailed as error:
-                table.add_row("HOTPANTS", case.name, *["-"] * 8, str(error)[:40])
-        Console(stderr=True).print(f"done {case.name}")
-    Console(width=160).print(table)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    Console().print(f"peak memory of the whole run {peak:.2f} GB")
-    if program is None:
-        Console().print("HOTPANTS: not installed, not measured")
+    progress = Console(stderr=True, width=160)
+    # a peer's difference may be above the threshold everywhere; it is to be counted all the same
+    sep.set_extract_pixstack(20_000_000)
+    sep.set_sub_object_limit(1_000_000)
+    absent = {engine: missing(engine) for engine in options.engines}
+    for case in cases(options.sizes, options.seeds, options.repeats):
+        if options.only and not any(text in case.name for text in options.only):
+            continue
+        chosen = tuple(engine for engine in case.engines if absent.get(engine, "") is None)
+        measure(table, Case(case.name, case.make, chosen, case.repeats), limits, progress)
+    output = Console(width=220)
+    output.print(table)
+    for engine, why in absent.items():
+        if why is not None:
+            output.print(f"{engine}: not measured: {why}")
+    if options.linear:
+        Console(width=120).print(linearity(options.linear, limits))
 
 
 if __name__ == "__main__":

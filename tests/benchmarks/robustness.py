@@ -69,6 +69,8 @@ def engines(names: list[str]) -> Mapping[str, Engine]:
 def faults_of(scores: Scores, pixels: int) -> tuple[str, ...]:
     """Say what makes a difference one that must not be published without a word."""
     faults = []
+    if np.isnan(scores.completeness):
+        faults.append("all masked")
     if abs(scores.flux_ratio - 1) > 0.03:
         faults.append(f"flux {100 * (scores.flux_ratio - 1):+.1f} %")
     if scores.star_chi2 > 1.3:

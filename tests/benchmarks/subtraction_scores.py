@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.special import ndtr
 
@@ -74,12 +75,27 @@ def correlation_of(truth: SimulatedPair, kernel: SFFTResult) -> CorrelatedNoise:
 
 @dataclass(frozen=True)
 class Planes:
-    """What an engine returned: difference, its own noise map, and True where it must not count."""
+    """What an engine returned.
+
+    Attributes
+    ----------
+    difference : ndarray of float32, shape (ny, nx)
+    noise : ndarray of float32, shape (ny, nx), or None
+        Its own noise map; the true noise is taken for an engine that has none.
+    bad : ndarray of bool, shape (ny, nx)
+        True where it must not count.
+    correlation : CorrelatedNoise or None
+    significance, flux, flux_err : ndarray of float32, shape (ny, nx), or None
+        ZOGY's S_corr, F_psf and its error, which then are what is scored.
+    """
 
     difference: np.ndarray
-    noise: np.ndarray
+    noise: np.ndarray | None
     bad: np.ndarray
     correlation: CorrelatedNoise | None = None
+    significance: np.ndarray | None = None
+    flux: np.ndarray | None = None
+    flux_err: np.ndarray | None = None
 
 
 def score(truth: SimulatedPair, planes: Planes, noise: np.ndarray) -> Scores:
@@ -96,11 +112,38 @@ def score(truth: SimulatedPair, planes: Planes, noise: np.ndarray) -> Scores:
     """
     bad = planes.bad | (truth.science_mask != 0) | ~np.isfinite(planes.difference)
     data = np.where(np.isfinite(planes.difference), planes.difference, 0).astype(np.float32)
-    own = np.where(np.isfinite(planes.noise) & (planes.noise > 0), planes.noise, np.inf)
+    own = noise if planes.noise is None else planes.noise
+    own = np.where(np.isfinite(own) & (own > 0), own, np.inf)
     own = np.where(np.isfinite(own), own, np.median(own[np.isfinite(own)])).astype(np.float32)
     mask = bad.astype(np.uint16)
     difference = _as_difference(truth, data, own, data / own, mask, planes.correlation)
-    return score_difference(truth, difference, noise)
+    if planes.significance is not None and planes.flux_err is not None:
+        difference = replace(
+            difference,
+            significance=np.nan_to_num(planes.significance).astype(np.float32),
+            flux_err=planes.flux_err,
+        )
+    scores = score_difference(truth, difference, noise)
+    if planes.flux is None or planes.flux_err is None:
+        return scores
+    return _with_forced_fluxes(scores, truth, planes.flux, planes.flux_err, mask)
+
+
+def _with_forced_fluxes(
+    scores: Scores, truth: SimulatedPair, flux: np.ndarray, flux_err: np.ndarray, mask: np.ndarray
+) -> Scores:
+    """Take the fluxes from a plane of fluxes, at the true places."""
+    table = truth.transients
+    x, y = (np.asarray(table[name], dtype=float) for name in ("x", "y"))
+    use = _clear(mask, np.column_stack([x, y])) & (np.asarray(table["snr"]) > 15)
+    at = [y[use], x[use]]
+    got = ndimage.map_coordinates(np.nan_to_num(flux).astype(float), at, order=3)
+    error = ndimage.map_coordinates(np.nan_to_num(flux_err).astype(float), at, order=1)
+    want = np.asarray(table["flux"], dtype=float)[use]
+    pull = (got - want) / error
+    weight = want**2 / error**2
+    ratio = float((got / want * weight).sum() / weight.sum())
+    return replace(scores, flux_ratio=ratio, pull_mean=_mean(pull), pull_width=float(np.std(pull)))
 
 
 def score_difference(truth: SimulatedPair, difference: Difference, noise: np.ndarray) -> Scores:

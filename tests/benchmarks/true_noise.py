@@ -35,6 +35,13 @@ def noise_of(truth: SimulatedPair, difference: Difference, moved: tuple[int, int
     return _through(truth.science_variance, template, _kernels_of(truth, difference))
 
 
+def proper_noise(truth: SimulatedPair) -> np.ndarray:
+    """Return the true RMS of ZOGY's D, in science ADU, with kernels from the true PSFs."""
+    return _through(
+        truth.science_variance, truth.template_variance, lambda x, y: proper_kernels(truth, x, y)
+    )
+
+
 def _kernels_of(truth: SimulatedPair, difference: Difference) -> Kernels:
     one = np.ones((1, 1))
     solution = difference.kernel
