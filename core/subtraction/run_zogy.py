@@ -12,19 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import QualityRejected
-from core.image import FloatImage, Image
+from core.image import Image
 from core.noise import Sky, measure_sky
-from core.psf import PSFModel, fwhm_of, measure_psf
+from core.psf import PSFModel, fwhm_of, gaussian_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
 from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
 from core.subtraction.pair import Pair
 from core.subtraction.verbosity import Verbose, say
 from core.subtraction.zogy import ZogySettings, subtract
+from core.subtraction.zogy_psf_fit import fit_psf, seeing_of
 
 log = logging.getLogger(__name__)
 
-BRIGHT = 12.0  # sigma, of stars that tell something about the PSF
-PLENTY = 150
 UNKNOWN_FWHM = 3.0  # pixels, of a frame without a star
 
 
@@ -135,16 +134,24 @@ def run_zogy(
     threads = nthreads or os.cpu_count() or 1
     first = as_image(image, mask, image_gain, "the science image")
     second = as_image(template, template_mask, template_gain, "the template")
+    if first.shape != second.shape:
+        raise ValueError(f"image and template differ in shape: {first.shape}, {second.shape}")
     with ThreadPoolExecutor(min(2, threads)) as pool:
-        one = pool.submit(_described, first, err, image_psf, image_fwhm, psf_clean)
-        two = pool.submit(_described, second, template_err, template_psf, template_fwhm, psf_clean)
-        science, stars = one.result()
-        reference, _ = two.result()
-    if science.shape != reference.shape:
-        raise ValueError(f"image and template differ in shape: {science.shape}, {reference.shape}")
+        one = pool.submit(_described, first, err)
+        two = pool.submit(_described, second, template_err)
+        described = one.result()
+        stars = _stars(*described, image_obj, good_regions)
+        psfs = [
+            pool.submit(_psf, image, stars, psf, seeing, psf_clean)
+            for image, psf, seeing in (
+                (described[0], image_psf, image_fwhm or _finite(stars.fwhm)),
+                (two.result()[0], template_psf, template_fwhm),
+            )
+        ]
+        science = replace(described[0], psf=psfs[0].result())
+        reference = replace(two.result()[0], psf=psfs[1].result())
     assert science.psf is not None
     assert reference.psf is not None
-    stars = _chosen(stars, image_obj, good_regions, science.shape)
     pair = Pair(science, reference, science.psf.fwhm, reference.psf.fwhm, stars)
     settings = ZogySettings(
         tiles=None if nx is None else (ny or nx, nx),
@@ -153,6 +160,7 @@ def run_zogy(
         flux_order=2 if fit_scale else 0,
         fit_shift=fit_shift,
         scale=1.0 if scale is None else 1.0 / scale,
+        fit_psf=False,
         astrometric_error=None if dx is None or dy is None else (dx, dy),
     )
     difference = subtract(pair, settings, threads=threads)
@@ -173,14 +181,8 @@ def run_zogy(
     return planes
 
 
-def _described(
-    image: Image,
-    err: NoiseArgument,
-    psf: PSFModel | npt.ArrayLike | None,
-    fwhm: float | None,
-    psf_clean: float,
-) -> tuple[Image, StarList]:
-    """Give an image its noise, its stars and its PSF, and take its sky away."""
+def _described(image: Image, err: NoiseArgument) -> tuple[Image, Sky]:
+    """Give an image its noise, and take its sky away."""
     try:
         image, sky = with_noise_argument(image, True if err is None or err is False else err)
         sky = sky or measure_sky(image)
@@ -188,23 +190,30 @@ def _described(
         level = np.full(image.shape, np.median(image.data), dtype=np.float32)
         scatter = np.float32(max(float(np.std(image.data)), 1e-6))
         sky = Sky(level, np.full(image.shape, 1e-3 * scatter), float(level[0, 0]), 0.0)
-    flat = image.data - sky.level
-    stars = _stars(flat, sky, image)
-    seeing = fwhm or (stars.fwhm if np.isfinite(stars.fwhm) else UNKNOWN_FWHM)
-    model = (
-        measure_psf(flat, sky.rms, image.bad, stars.sources, seeing)
-        if psf is None
-        else _as_model(psf, image.shape)
-    )
-    return replace(image, data=flat, psf=_cleaned(model, psf_clean)), stars
+    return replace(image, data=image.data - sky.level), sky
 
 
-def _stars(flat: FloatImage, sky: Sky, image: Image) -> StarList:
-    """Find the stars; where there are plenty, the faint ones are not looked for."""
-    stars = select_stars(find_sources(flat, sky.rms, image.mask, threshold=BRIGHT))
-    if len(stars) >= PLENTY:
-        return stars
-    return select_stars(find_sources(flat, sky.rms, image.mask))
+def _psf(
+    image: Image,
+    stars: StarList,
+    psf: PSFModel | npt.ArrayLike | None,
+    fwhm: float | None,
+    psf_clean: float,
+) -> PSFModel:
+    """Take the PSF that was given, or measure it on the stars of the science image."""
+    if psf is not None:
+        return _cleaned(_as_model(psf, image.shape), psf_clean)
+    sources = stars.sources
+    highest = 2.5 * (_finite(stars.fwhm) or UNKNOWN_FWHM)
+    seeing = fwhm or seeing_of(image.data, image.bad, sources, highest) or UNKNOWN_FWHM
+    model = gaussian_psf(seeing, image.shape)
+    if image.variance is not None:
+        model = fit_psf(image.data, image.variance, image.bad, sources, model)
+    return _cleaned(model, psf_clean)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _as_model(psf: PSFModel | npt.ArrayLike, shape: tuple[int, int]) -> PSFModel:
@@ -233,10 +242,9 @@ def _cleaned(psf: PSFModel, fraction: float) -> PSFModel:
     return replace(psf, coefficients=planes.astype(np.float32))
 
 
-def _chosen(
-    stars: StarList, objects: Any, good_regions: npt.ArrayLike | None, shape: tuple[int, int]
-) -> StarList:
-    """Take the stars that were given, where they may be used."""
+def _stars(image: Image, sky: Sky, objects: Any, good_regions: npt.ArrayLike | None) -> StarList:
+    """Find the stars, or take those that were given, where they may be used."""
+    stars = select_stars(find_sources(image.data, sky.rms, image.mask))
     if objects is not None:
         x = np.asarray(objects["x"], dtype=np.float64)
         y = np.asarray(objects["y"], dtype=np.float64)
@@ -250,8 +258,8 @@ def _chosen(
     if good_regions is None:
         return stars
     good = np.asarray(good_regions, dtype=bool)
-    if good.shape != shape:
-        raise ValueError(f"good_regions has shape {good.shape}, not {shape}")
-    x = np.clip(np.rint(stars.sources.x).astype(int), 0, shape[1] - 1)
-    y = np.clip(np.rint(stars.sources.y).astype(int), 0, shape[0] - 1)
+    if good.shape != image.shape:
+        raise ValueError(f"good_regions has shape {good.shape}, not {image.shape}")
+    x = np.clip(np.rint(stars.sources.x).astype(int), 0, image.shape[1] - 1)
+    y = np.clip(np.rint(stars.sources.y).astype(int), 0, image.shape[0] - 1)
     return replace(stars, sources=stars.sources.select(good[y, x]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,16 @@ from core.errors import SubtractionFailed
 from core.image import FloatImage, MaskBit, MaskImage
 from core.polynomials import terms
 from core.psf import PSFModel, fwhm_of, stamp_half
-from core.stars import SourceList, StarList
+from core.stars import SourceList, StarList, find_sources
 from core.subtraction.convolve import compiled_threads
 from core.subtraction.difference import Difference, SubtractionQuality
 from core.subtraction.finish import assemble, sky_statistics
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
 from core.subtraction.residual_background import fit_residual_background
+from core.subtraction.zogy_boxes import star_boxes
 from core.subtraction.zogy_images import KnownImage, disturbed, filled, floors, known
-from core.subtraction.zogy_matching import Matching, MatchingOptions, match
+from core.subtraction.zogy_matching import Matching, MatchingOptions, match, rematch
 from core.subtraction.zogy_refinement import Refinement, refine
 from core.subtraction.zogy_tiles import (
     ProperPlanes,
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 
 Float64 = npt.NDArray[np.float64]
 BRIGHT_FILL = 20.0  # sigma
+PLENTY = 60  # stars, among which what is new is a minority
+CERTAIN = 20.0  # sigma, of a source that a star list may be filled up with
+SAME_SOURCE = 3.0  # pixels
 TILE = 512  # pixels: the side of a tile that is not given
 
 
@@ -63,8 +67,11 @@ class ZogySettings:
         Science ADU per template ADU where it is not fitted.
     flux_order, shift_order, background_order : int
         Polynomial orders over the frame; lowered where there are too few stars to hold them.
+    fit_psf : bool
+        Fit the PSFs that were measured (not those that were given without stars) to the pixels of
+        the stars once more (`core.subtraction.zogy_psf_fit`).
     refine : bool
-        Take out of the difference what the PSF models leave on the stars
+        Take out of the PSF models what they leave on the stars
         (`core.subtraction.zogy_refinement`).
     astrometric_error : tuple of float, optional
         (x, y) registration noise, pixels; what was measured on the stars when None.
@@ -78,6 +85,7 @@ class ZogySettings:
     flux_order: int = 2
     shift_order: int = 2
     background_order: int = 2
+    fit_psf: bool = True
     refine: bool = True
     astrometric_error: tuple[float, float] | None = None
 
@@ -93,7 +101,7 @@ class ZogyResult:
         noise and the measured error of the matching included; unit variance on blank sky
     flux, flux_err : F_psf and its 1-sigma error, science ADU
     matching : flux scale and shift
-    refinement : what was taken out of the PSF models' errors, or None
+    refinement : what was added to the PSF models, or None
     grid : the tiles
     """
 
@@ -135,16 +143,29 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
     settings = settings or ZogySettings()
     started = time.perf_counter()
     with compiled_threads(threads):
-        science = known(pair.science, pair.science_fwhm)
-        template = known(pair.template, pair.template_fwhm)
+        stars = _stars(pair).sources if settings.fit_psf else None
+        science = known(pair.science, pair.science_fwhm, stars)
+        template = known(pair.template, pair.template_fwhm, stars, pair.shift)
         _check(science, template)
-        matching = _match(science, template, pair, settings)
-        science, template = floors(science, template, _typical_scale(matching))
-        inputs, grid = _inputs(science, template, settings, matching)
+        matched = _match(science, template, pair, settings)
+        science, template = floors(matched.science, matched.template, matched.typical_scale)
+        inputs, grid = _inputs(science, template, settings, matched.matching)
         planes = subtract_tiles(inputs, grid, threads=threads)
         mask = _mask(science, template, _reach(inputs, grid))
-        refinement = _refine(planes, mask, pair, settings)
-        return _finish(pair, settings, inputs, grid, planes, mask, refinement, started)
+        return _finish(pair, settings, inputs, grid, planes, mask, matched.refinement, started)
+
+
+@dataclass(frozen=True)
+class _Matched:
+    science: KnownImage
+    template: KnownImage
+    matching: Matching
+    refinement: Refinement | None
+
+    @property
+    def typical_scale(self) -> float:
+        ny, nx = self.matching.shape
+        return float(self.matching.flux_scale_at(0.5 * (nx - 1), 0.5 * (ny - 1)))
 
 
 def _check(science: KnownImage, template: KnownImage) -> None:
@@ -156,14 +177,10 @@ def _check(science: KnownImage, template: KnownImage) -> None:
         )
 
 
-def _typical_scale(matching: Matching) -> float:
-    ny, nx = matching.shape
-    return float(matching.flux_scale_at(0.5 * (nx - 1), 0.5 * (ny - 1)))
-
-
 def _match(
     science: KnownImage, template: KnownImage, pair: Pair, settings: ZogySettings
-) -> Matching:
+) -> _Matched:
+    """Measure flux scale and shift, and what is wrong with the PSFs, on the stars."""
     options = MatchingOptions(
         fit_scale=settings.fit_scale,
         fit_shift=settings.fit_shift,
@@ -171,12 +188,37 @@ def _match(
         flux_order=settings.flux_order,
         shift_order=settings.shift_order,
     )
-    matching = match(science, template, _stars(pair).sources, options)
+    boxes = star_boxes(science, template, _constant(pair, template))
+    matching = match(boxes, options, science.shape)
     if settings.fit_scale and matching.stars_used == 0:
         raise SubtractionFailed(
             "no star is whole and unmasked in both images: the flux scale cannot be measured"
         )
-    return matching
+    refinement = None
+    if settings.refine and boxes is not None:
+        refinement = refine(boxes, matching, max(science.psf.fwhm, template.psf.fwhm))
+        if refinement is not None:
+            science, template = refinement.applied(science, template)
+            matching = rematch(boxes.with_psfs(science, template), options, matching, rounds=2)
+    return _Matched(science, template, matching, refinement)
+
+
+def _constant(pair: Pair, template: KnownImage) -> SourceList:
+    """The stars; where they are few, what the template shows as well, of whatever shape.
+
+    Among few stars of the science image many may be what has just appeared, and to compare fluxes
+    a galaxy does as well as a star.
+    """
+    stars = _stars(pair).sources
+    if len(stars) >= PLENTY or template.variance is None:
+        return stars
+    found = find_sources(template.data, np.sqrt(template.variance), template.mask)
+    found = found.select(found.clean & (found.snr > CERTAIN))
+    if len(found) == 0 or len(stars) == 0:
+        return found if len(found) else stars
+    known_x, known_y = stars.x + pair.shift[0], stars.y + pair.shift[1]
+    apart = np.hypot(found.x[:, None] - known_x, found.y[:, None] - known_y).min(axis=1)
+    return joined(stars, found.select(apart > SAME_SOURCE))
 
 
 def _stars(pair: Pair) -> StarList:
@@ -184,6 +226,12 @@ def _stars(pair: Pair) -> StarList:
         return pair.stars
     nothing = np.zeros(0)
     return StarList(SourceList(*(nothing,) * 7, np.zeros(0, dtype=bool)), float("nan"))
+
+
+def joined(first: SourceList, second: SourceList) -> SourceList:
+    """Put two lists of sources behind each other."""
+    columns = zip(astuple(first), astuple(second), strict=True)
+    return SourceList(*(np.concatenate(pair) for pair in columns))
 
 
 def _inputs(
@@ -259,24 +307,6 @@ def _mask(science: KnownImage, template: KnownImage, reach: int) -> MaskImage:
     return mask
 
 
-def _refine(
-    planes: ProperPlanes, mask: MaskImage, pair: Pair, settings: ZogySettings
-) -> Refinement | None:
-    """Take out of difference and flux what the PSF models leave on the stars."""
-    if not settings.refine:
-        return None
-    refinement = refine(
-        planes.difference, planes.template_difference, planes.difference_variance, mask,
-        _stars(pair), max(pair.science_fwhm, pair.template_fwhm),
-    )  # fmt: skip
-    if refinement is not None:
-        level = float(np.median(planes.difference_variance[::16, ::16])) ** 0.5
-        refinement.remove(planes.difference, planes.template_difference, 5 * level)
-        level = float(np.median(planes.flux_variance[::16, ::16])) ** 0.5
-        refinement.remove(planes.flux, planes.template_flux, 5 * level)
-    return refinement
-
-
 def _finish(
     pair: Pair,
     settings: ZogySettings,
@@ -316,9 +346,8 @@ def _finish(
     sky_mean, sky_chi2 = sky_statistics(
         finished.scaled, planes.template_difference, finished.noise, mask
     )
-    scales = _scales(matching, refinement)
+    scales = _scales(matching)
     side = inputs.science.psf.size
-    used = refinement or matching
     quality = SubtractionQuality(
         engine="zogy",
         kernel_sum=float(np.median(scales)),
@@ -328,12 +357,12 @@ def _finish(
         sky_mean=sky_mean,
         shift=pair.shift,
         shift_rms=rms,
-        stars_used=used.stars_used,
-        stars_clipped=used.stars_clipped,
+        stars_used=matching.stars_used,
+        stars_clipped=matching.stars_clipped,
         kernel_shape=(side, side),
         convolved="both",
         seconds=time.perf_counter() - started,
-        model_error=finished.model_error,
+        model_error=max(finished.model_error, matching.scale_error),
     )
     return Difference(
         data=finished.data, noise=finished.noise, scaled=finished.scaled,
@@ -360,12 +389,11 @@ def _holes(inputs: TileInputs) -> npt.NDArray[np.bool_]:
     return holes
 
 
-def _scales(matching: Matching, refinement: Refinement | None) -> Float64:
+def _scales(matching: Matching) -> Float64:
     """The flux scale on a 9 by 9 grid over the frame."""
     ny, nx = matching.shape
     x, y = np.meshgrid(np.linspace(0, nx - 1, 9), np.linspace(0, ny - 1, 9))
-    scales = matching.flux_scale_at(x, y)
-    return scales if refinement is None else scales * refinement.flux_scale_at(x, y)
+    return matching.flux_scale_at(x, y)
 
 
 def _remove_background(

@@ -13,7 +13,9 @@ from scipy import ndimage
 from core.errors import SubtractionFailed
 from core.image import FloatImage, Image, MaskImage
 from core.psf import PSFModel, gaussian_psf
+from core.stars import SourceList
 from core.subtraction.zogy_psf import denoised
+from core.subtraction.zogy_psf_fit import fit_psf
 from core.subtraction.zogy_transform import Trust, regularised, transfer, trust_in
 
 WEAK_FLOOR = 1e-6
@@ -77,9 +79,32 @@ class KnownImage:
         return typical
 
 
-def known(image: Image, fwhm: float) -> KnownImage:
-    """Describe an image; a Gaussian of the given seeing stands in for a missing PSF."""
-    psf = denoised(image.psf) if image.psf else gaussian_psf(fwhm, image.shape)
+def known(
+    image: Image,
+    fwhm: float,
+    stars: SourceList | None = None,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> KnownImage:
+    """Describe an image; a Gaussian of the given seeing stands in for a missing PSF.
+
+    Parameters
+    ----------
+    image : Image
+        Sky-subtracted.
+    fwhm : float
+        Seeing, pixels.
+    stars : SourceList, optional
+        To refine a measured PSF on (`core.subtraction.zogy_psf_fit`).
+    shift : tuple of float
+        (dx, dy): they are expected at x + dx, y + dy, pixels.
+    """
+    psf = image.psf
+    if psf is None:
+        psf = gaussian_psf(fwhm, image.shape)
+    elif psf.n_stars > 0:
+        if stars is not None and image.variance is not None:
+            psf = fit_psf(image.data, image.variance, image.bad, stars, psf, shift)
+        psf = denoised(psf)
     return KnownImage(
         image.data, image.mask, image.bad, image.variance, psf, trust_in(psf), image.name
     )

@@ -10,24 +10,19 @@ frame.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
-from core.image import FloatImage
 from core.polynomials import terms
-from core.psf import PSFModel
-from core.stars import SourceList
 from core.subtraction.finish import MEDIAN_OF_CHI2
-from core.subtraction.stamps import Stamps, stamps_at
-from core.subtraction.zogy_images import KnownImage
-from core.subtraction.zogy_transform import NOISELESS, regularised
+from core.subtraction.zogy_boxes import StarBoxes, halves
 
 Float64 = npt.NDArray[np.float64]
-Complex = npt.NDArray[np.complex64]
-MAX_STARS = 400
+TYPICAL_SCATTER = 0.03  # of the scale of stars around the scale of the frame, at first
+FEWEST_STARS = 3
+UNCERTAIN = 0.1  # error of a scale that fewer stars tell
+WORST_SCALE = 0.2  # error of a star's scale, from which on it tells nothing
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,8 @@ class Matching:
     shift_rms : float
         Scatter of the stars around the shift, photon noise taken out, pixels per axis.
     stars_used, stars_clipped : int
+    scale_error : float
+        How well the flux scale is known over all, relative; 0 where it was given.
     """
 
     flux_scale: Float64
@@ -60,6 +57,7 @@ class Matching:
     shift_rms: float
     stars_used: int
     stars_clipped: int
+    scale_error: float = 0.0
 
     def flux_scale_at(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Float64:
         """Flux scale at one or more places."""
@@ -93,55 +91,39 @@ class MatchingOptions:
     shift_order: int = 2
 
 
-@dataclass(frozen=True)
-class _StarBoxes:
-    """Boxes around the stars, transformed; all of shape (n, grid, grid // 2 + 1).
-
-    Images and variances are in units of their sky noise, PSFs centred on pixel (0, 0).
-    """
-
-    x: Float64
-    y: Float64
-    science: Complex
-    template: Complex
-    science_variance: Complex | None
-    template_variance: Complex | None
-    science_psf: Complex
-    template_psf: Complex
-    noise: tuple[float, float]
-    grid: int
-    half: int
-    window: int
-
-
-def match(
-    science: KnownImage, template: KnownImage, stars: SourceList, options: MatchingOptions
-) -> Matching:
+def match(boxes: StarBoxes | None, options: MatchingOptions, shape: tuple[int, int]) -> Matching:
     """Fit flux scale and shift over the frame.
 
     Parameters
     ----------
-    science, template : KnownImage
-    stars : SourceList
-        Stars of the science image.
+    boxes : StarBoxes or None
+        Around the stars of the science image; None where there are none.
     options : MatchingOptions
+    shape : tuple of int
+        (ny, nx) of the frame.
 
     Returns
     -------
     Matching
         With ``stars_used`` 0 where there was no star to measure on.
     """
-    current = _fixed(options, science.shape)
-    if not (options.fit_scale or options.fit_shift):
-        return current
-    boxes = _boxes(science, template, stars)
-    if boxes is None:
+    current = _fixed(options, shape)
+    if boxes is None or not (options.fit_scale or options.fit_shift):
         return current
     if options.fit_scale:
         current = replace(current, flux_scale=np.array([_first_scale(boxes)]))
-    for _ in range(5):
+    return rematch(boxes, options, current, rounds=4)
+
+
+def rematch(
+    boxes: StarBoxes, options: MatchingOptions, current: Matching, *, rounds: int = 1
+) -> Matching:
+    """Fit again, starting from what is known."""
+    if not (options.fit_scale or options.fit_shift):
+        return current
+    for _ in range(rounds):
         scale, shift, error = _per_star(boxes, current)
-        current = _fit(boxes, scale, shift, error, options, science.shape)
+        current = _fit(boxes, scale, shift, error, options, current.shape)
     return current
 
 
@@ -151,98 +133,37 @@ def _fixed(options: MatchingOptions, shape: tuple[int, int]) -> Matching:
     )
 
 
-def stamps_of(psf: PSFModel, x: Float64, y: Float64) -> npt.NDArray[np.float32]:
-    """PSF at many places, shape (n, size, size)."""
-    weight = terms(psf.order, x, y, psf.shape).astype(np.float32)
-    return np.asarray(np.tensordot(weight, psf.coefficients, axes=1), dtype=np.float32)
-
-
-def _boxes(science: KnownImage, template: KnownImage, stars: SourceList) -> _StarBoxes | None:
-    """Cut a box around every star that is whole in both images, brightest first."""
-    window = int(np.ceil(1.5 * max(science.psf.fwhm, template.psf.fwhm))) + 1
-    reach = max(science.psf.size, template.psf.size) // 2
-    half = window + reach
-    order = np.argsort(-stars.flux, kind="stable")
-    chosen = stamps_at(stars.x[order], stars.y[order], half, 0, science.shape)
-    bad = science.bad | template.bad
-    core = _cut(bad, chosen, window)
-    chosen = chosen.select(np.flatnonzero(~core.any(axis=(1, 2)))[:MAX_STARS])
-    if len(chosen) == 0:
-        return None
-    grid = int(scipy.fft.next_fast_len(2 * half + 1 + reach, real=True))
-    hidden = _cut(bad, chosen, half)
-    x, y = chosen.x.astype(np.float64), chosen.y.astype(np.float64)
-    science_noise = np.sqrt(science.typical_variance())
-    template_noise = np.sqrt(template.typical_variance())
-    if template.variance is None:
-        ratio = np.median(np.abs(_cut(template.data, chosen, 1))) / max(
-            np.median(np.abs(_cut(science.data, chosen, 1))), 1e-30
-        )
-        template_noise = NOISELESS * science_noise * ratio
-
-    def box(plane: FloatImage, unit: float, fill: float) -> Complex:
-        values = np.where(hidden, fill, _cut(plane, chosen, half) / unit).astype(np.float32)
-        return np.asarray(scipy.fft.rfft2(values, s=(grid, grid)), dtype=np.complex64)
-
-    return _StarBoxes(
-        x, y,
-        box(science.data, science_noise, 0), box(template.data, template_noise, 0),
-        None if science.variance is None else box(science.variance, science_noise**2, 1),
-        None if template.variance is None else box(template.variance, template_noise**2, 1),
-        _psf_transforms(science, x, y, grid), _psf_transforms(template, x, y, grid),
-        (float(science_noise), float(template_noise)), grid, half, window,
-    )  # fmt: skip
-
-
-def _cut(plane: npt.NDArray[Any], places: Stamps, half: int) -> npt.NDArray[Any]:
-    offset = np.arange(-half, half + 1)
-    rows = places.y[:, None, None] + offset[None, :, None]
-    return plane[rows, places.x[:, None, None] + offset[None, None, :]]
-
-
-def _psf_transforms(image: KnownImage, x: Float64, y: Float64, grid: int) -> Complex:
-    k2 = np.fft.fftfreq(grid)[:, None] ** 2 + np.fft.rfftfreq(grid)[None, :] ** 2
-    transforms = _transforms(stamps_of(image.psf, x, y), grid)
-    return np.asarray(regularised(transforms, k2, image.trust), dtype=np.complex64)
-
-
-def _transforms(stamps: npt.NDArray[np.floating], grid: int) -> Complex:
-    """Transforms of centred stamps, their centres at pixel (0, 0)."""
-    half = stamps.shape[1] // 2
-    padded = np.zeros((len(stamps), grid, grid), dtype=np.float32)
-    padded[:, : stamps.shape[1], : stamps.shape[2]] = stamps
-    padded = np.roll(padded, (-half, -half), axis=(1, 2))
-    return np.asarray(scipy.fft.rfft2(padded), dtype=np.complex64)
-
-
-def _real(spectrum: Complex, boxes: _StarBoxes) -> npt.NDArray[np.float64]:
-    plane = scipy.fft.irfft2(spectrum, s=(boxes.grid, boxes.grid))
-    centre = slice(boxes.half - boxes.window, boxes.half + boxes.window + 1)
-    return np.ascontiguousarray(plane[:, centre, centre], dtype=np.float64)
-
-
-def _through_squared(variance: Complex, kernel: Complex, boxes: _StarBoxes) -> Float64:
-    squared = scipy.fft.irfft2(kernel, s=(boxes.grid, boxes.grid)) ** 2
-    return _real(variance * scipy.fft.rfft2(squared), boxes)
-
-
-def _first_scale(boxes: _StarBoxes) -> float:
+def _first_scale(boxes: StarBoxes) -> float:
     """Ratio of the peaks of the stars once both have the same PSF."""
-    peaks = [
-        _real(image * psf, boxes).max(axis=(1, 2)) * noise
-        for image, psf, noise in zip(
-            (boxes.science, boxes.template), (boxes.template_psf, boxes.science_psf), boxes.noise,
-            strict=True,
+    science, template = (
+        boxes.real(image * psf)
+        for image, psf in (
+            (boxes.science, boxes.template_psf),
+            (boxes.template, boxes.science_psf),
         )
-    ]  # fmt: skip
-    good = (peaks[0] > 0) & (peaks[1] > 0)
-    return float(np.median(peaks[0][good] / peaks[1][good])) if good.any() else 1.0
+    )
+    noise = np.sqrt((np.abs(boxes.science_psf) ** 2).sum(axis=(1, 2)) * 2 / boxes.grid**2)
+    peaks = science.max(axis=(1, 2)), template.max(axis=(1, 2))
+    good = (peaks[0] > 0) & (peaks[1] > 3 * noise)
+    if not good.any():
+        return 1.0
+    # what only one image shows has a wild ratio: a star counts by what the template has of it
+    weight = 1 / ((noise / np.maximum(peaks[1], noise)) ** 2 + TYPICAL_SCATTER**2)
+    ratio = peaks[0][good] / peaks[1][good] * boxes.noise[0] / boxes.noise[1]
+    return _weighted_median(ratio, weight[good])
 
 
-def _per_star(boxes: _StarBoxes, current: Matching) -> tuple[Float64, Float64, Float64]:
-    """Solve ``A = beta (B + d . grad B) + c`` for each star.
+def _weighted_median(values: Float64, weights: Float64) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, 0.5 * total[-1])])
 
-    A and B are the two parts of the proper difference, so the noise of ``A - beta B`` is white.
+
+def _per_star(boxes: StarBoxes, current: Matching) -> tuple[Float64, Float64, Float64]:
+    """Solve ``A - B = b M + d . grad M + c`` for each star.
+
+    A and B are the two parts of the proper difference, so that its noise is white, and M is the
+    sky that both show. With B in place of M, its noise would make every faint star fainter.
 
     Returns
     -------
@@ -250,47 +171,38 @@ def _per_star(boxes: _StarBoxes, current: Matching) -> tuple[Float64, Float64, F
     shift : ndarray of float64, shape (n, 2)
         The whole of it, the current one included.
     error : ndarray of float64, shape (n, 2)
-        Of the relative scale and of the shift, photon noise.
+        Of the scale, relative to the current one, and of the shift; photon noise. What only the
+        science image shows has a scale with a large error.
     """
-    grid = boxes.grid
     shift = current.shift_at(boxes.x, boxes.y)
     scale = current.flux_scale_at(boxes.x, boxes.y)
-    ky = 2 * np.pi * np.fft.fftfreq(grid)[None, :, None]
-    kx = 2 * np.pi * np.fft.rfftfreq(grid)[None, None, :]
-    rho = (boxes.noise[0] / (scale * boxes.noise[1]))[:, None, None].astype(np.float32)
-    root = np.sqrt(rho**2 * np.abs(boxes.template_psf) ** 2 + np.abs(boxes.science_psf) ** 2)
-    of_science = rho * boxes.template_psf / root
-    of_template = boxes.science_psf / root
-    phase = np.exp(1j * (kx * shift[:, 0, None, None] + ky * shift[:, 1, None, None]))
-    moved = boxes.template * of_template * phase
-    a = _real(boxes.science * of_science, boxes)
-    b = _real(moved, boxes)
-    bx = _real(1j * kx * moved, boxes)
-    by = _real(1j * ky * moved, boxes)
-    variance = np.zeros_like(a)
-    if boxes.science_variance is not None:
-        variance += _through_squared(boxes.science_variance, of_science, boxes)
-    if boxes.template_variance is not None:
-        variance += _through_squared(boxes.template_variance, of_template, boxes)
-    variance = np.maximum(variance, 0.05) + (0.003 * np.abs(a)) ** 2
+    ky, kx = boxes.frequencies()
+    parts = halves(boxes, scale, shift)
+    seen = parts.seen()
+    a, b, m = (boxes.real(plane) for plane in (parts.science, parts.template, seen))
+    mx, my = (boxes.real(1j * k * seen) for k in (kx, ky))
+    variance = parts.variance + (0.003 * a) ** 2
     n = len(a)
     weight = (1 / variance).reshape(n, -1)
-    basis = np.stack([b, bx, by, np.ones_like(b)], axis=1).reshape(n, 4, -1)
+    basis = np.stack([m, mx, my, np.ones_like(m)], axis=1).reshape(n, 4, -1)
     norm = np.sqrt(np.einsum("scp,sp,scp->sc", basis, weight, basis)) + 1e-300
     basis /= norm[:, :, None]
     weighted = basis * weight[:, None, :]
     inverse = np.linalg.pinv(weighted @ basis.transpose(0, 2, 1), hermitian=True)
-    right = weighted @ a.reshape(n, -1, 1)
+    right = weighted @ (a - b).reshape(n, -1, 1)
     solution = (inverse @ right)[:, :, 0] / norm
     error = np.sqrt(np.maximum(np.einsum("scc->sc", inverse), 0)) / norm
-    relative = np.where(np.abs(solution[:, 0]) > 1e-6, solution[:, 0], 1e-6)
-    step = np.clip(solution[:, 1:3] / relative[:, None], -1.0, 1.0)
-    errors = np.stack([error[:, 0], error[:, 1:3].mean(axis=1)], axis=1) / np.abs(relative)[:, None]
-    return solution[:, 0] * scale, shift + step, errors
+    factor = 1 + solution[:, 0]
+    step = np.clip(solution[:, 1:3] / np.clip(factor, 0.3, 3.0)[:, None], -1.0, 1.0)
+    # M shows what only the science image has, too; how much of a star the template has, counts
+    of_template = (b.reshape(n, -1) ** 2 * weight).sum(axis=1) - weight.shape[1]
+    least = 1 / np.sqrt(np.maximum(of_template, 1e-6))
+    errors = np.stack([np.maximum(error[:, 0], least), error[:, 1:3].mean(axis=1)], axis=1)
+    return factor * scale, shift + step, errors
 
 
 def _fit(
-    boxes: _StarBoxes,
+    boxes: StarBoxes,
     scale: Float64,
     shift: Float64,
     error: Float64,
@@ -299,17 +211,23 @@ def _fit(
 ) -> Matching:
     """Fit polynomials through the stars, outliers clipped."""
     x, y = boxes.x, boxes.y
-    good = np.isfinite(scale) & (scale > 0) & np.isfinite(shift).all(axis=1)
-    middle = float(np.median(scale[good])) if good.any() else options.scale
-    good &= (scale > 0.3 * middle) & (scale < 3 * middle)
+    good = np.isfinite(scale) & np.isfinite(shift).all(axis=1) & (error[:, 0] < WORST_SCALE)
+    if not good.any():
+        return _fixed(options, shape)
+    weight = 1 / (error[good, 0] ** 2 + TYPICAL_SCATTER**2)
+    middle = _weighted_median(scale[good], weight)
+    good &= (scale > 0.5 * middle) & (scale < 2 * middle) & (middle > 0)
     if not good.any():
         return _fixed(options, shape)
     flux_order = _order(int(good.sum()), options.flux_order)
     shift_order = _order(int(good.sum()), options.shift_order)
     log_scale = np.log(np.where(good, scale, middle))
-    flux, kept, scatter, _ = _robust(
+    flux, kept, scatter, spread = _robust(
         terms(flux_order, x, y, shape), log_scale[:, None], error[:, 0], good, floor=0.002
     )
+    certain = 1 / np.sqrt(np.sum(1 / (error[kept, 0] ** 2 + max(spread, 0.005) ** 2)))
+    if kept.sum() < FEWEST_STARS:  # one of them may be variable: nobody would know
+        certain = max(certain, UNCERTAIN)
     moved, kept_shift, _, excess = _robust(
         terms(shift_order, x, y, shape), shift, error[:, 1], good, floor=0.003
     )
@@ -320,6 +238,7 @@ def _fit(
     return Matching(
         _exponential(flux[:, 0], flux_order, shape), moved.T, flux_order, shift_order, shape,
         scatter, excess, int((kept & kept_shift).sum()), int(len(x) - (kept & kept_shift).sum()),
+        float(certain) if options.fit_scale else 0.0,
     )  # fmt: skip
 
 

@@ -1,96 +1,95 @@
-"""What the PSF models leave on the stars, taken out with a smooth kernel that varies.
+"""What the PSF models leave on the stars, given back to them.
 
-A PSF model is known to a few thousandths of the flux at best; the brightest stars of a frame show
-more. The two parts of the proper difference, D_N and D_R (`core.subtraction.zogy_transform`), show
-every constant source with one shape if the models are right. What is wrong with them is the same
-for all stars of a region, so ``D_N - D_R`` is D_R convolved with a small kernel. It is fitted with
-Gaussians times polynomials (Alard & Lupton 1998, ApJ 503, 325), since D_R is too smooth to tell
-the pixels of a kernel apart, and amounts to replacing P_n by one that agrees with P_r on these two
-images. What is left of flux scale and shift goes with it.
+A constant source has one shape in both parts of the proper difference, ``A`` and ``B``, if the
+PSFs are right (`core.subtraction.zogy_boxes`). What is wrong with them is the same for all stars
+of a region: ``A - B = c ** M`` with a small kernel ``c`` and the sky as both images show it, ``M``.
+It is fitted with Gaussians times polynomials (Alard & Lupton 1998, ApJ 503, 325), and
+``P_n (1 + c)`` agrees with ``P_r`` on these two images.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from core.image import FloatImage, MaskImage
-from core.polynomials import exponents, terms
-from core.stars import StarList
-from core.subtraction.normal_equations import gather
-from core.subtraction.stamps import Stamps, stamps_at
+from core.polynomials import terms
+from core.psf import PSFModel
+from core.subtraction.zogy_boxes import StarBoxes, centred_transforms, halves
+from core.subtraction.zogy_images import KnownImage
+from core.subtraction.zogy_matching import Matching
 
 Float64 = npt.NDArray[np.float64]
-LEAST_STARS = 8
-MOST_STARS = 250
-LEAST_SNR = 30.0
+LEAST_STARS = 5
 SCALES = ((0.25, 2), (0.5, 2), (0.9, 1))  # Gaussian sigma over the seeing, degree
+LIKELY = 0.03  # size of a coefficient that nothing is known of
+LEAST_SIGNAL = 30.0  # sigma, of a star that tells something
+BRIGHTEST = 15  # stars that tell how good the model is
+LEAST_ERROR = 0.001
+ROUNDS = 4
 CLIP = 5.0
-BLOCK = 32  # pixels that share a kernel
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """The kernel whose convolution with D_R is what the PSF models leave on D.
+    """The kernel that the PSFs lack.
 
     Attributes
     ----------
     kernel : ndarray of float64, shape (n_terms, size, size)
-        One per polynomial term.
+        One per polynomial term; they sum to zero.
     order : int
         Of the polynomial.
-    shape : tuple of int
-        (ny, nx) of the frame.
     stars_used, stars_clipped : int
     """
 
     kernel: Float64
     order: int
-    shape: tuple[int, int]
     stars_used: int
     stars_clipped: int
 
-    def remove(self, plane: FloatImage, template_part: FloatImage, least: float) -> None:
-        """Subtract the template's part, convolved with the kernel, from a plane, in place.
+    def applied(self, science: KnownImage, template: KnownImage) -> tuple[KnownImage, KnownImage]:
+        """Correct the PSFs, each by as much of it as it is the noisier one."""
+        noise2 = science.trust.noise**2, template.trust.noise**2
+        share = noise2[0] / (noise2[0] + noise2[1]) if sum(noise2) > 0 else 1.0
+        return (
+            replace(science, psf=self._corrected(science.psf, share)),
+            replace(template, psf=self._corrected(template.psf, share - 1)),
+        )
 
-        Parameters
-        ----------
-        plane, template_part : ndarray of float32, shape (ny, nx)
-        least : float
-            Blocks in which the template's part stays below this level are left alone: a kernel
-            that holds thousandths of the flux changes nothing there.
-        """
-        powers = np.array(exponents(self.order), dtype=np.int64)
-        flipped = np.ascontiguousarray(self.kernel[:, ::-1, ::-1], dtype=np.float32)
-        _remove(plane, template_part, flipped, powers, np.float32(least))
+    def _corrected(self, psf: PSFModel, share: float) -> PSFModel:
+        """Return ``P (1 + share c)``; products of terms beyond the highest order are left out."""
+        order = max(psf.order, self.order)
+        n_terms = len(terms(order, 0, 0, psf.shape))
+        old = np.zeros((n_terms, psf.size, psf.size))
+        old[: len(psf.coefficients)] = psf.coefficients
+        side = int(scipy.fft.next_fast_len(psf.size + self.kernel.shape[1], real=True))
+        spectra = scipy.fft.rfft2(old, s=(side, side))
+        kernels = centred_transforms(self.kernel, side)
+        added = np.zeros_like(spectra)
+        added[: len(kernels)] = kernels * spectra[0]
+        added[1:] += kernels[0] * spectra[1:]
+        change = scipy.fft.irfft2(added, s=(side, side))[:, : psf.size, : psf.size]
+        planes = old + share * change
+        # what falls off the stamp must not change a flux
+        wanted = old.sum(axis=(1, 2))
+        planes *= wanted[0] / planes[0].sum()
+        planes[1:] += ((wanted - planes.sum(axis=(1, 2))) / wanted[0])[1:, None, None] * planes[0]
+        return replace(psf, coefficients=planes.astype(np.float32), order=order)
 
-    def flux_scale_at(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Float64:
-        """Factor on the flux scale that comes with the kernel."""
-        return 1 + terms(self.order, x, y, self.shape) @ self.kernel.sum(axis=(1, 2))
 
-
-def refine(
-    difference: FloatImage,
-    from_template: FloatImage,
-    variance: FloatImage,
-    mask: MaskImage,
-    stars: StarList,
-    fwhm: float,
-) -> Refinement | None:
+def refine(boxes: StarBoxes, matching: Matching, fwhm: float) -> Refinement | None:
     """Fit the kernel on the stars.
+
+    Every star's own place and sky are fitted along with it. Its flux is not: beyond the window
+    nobody sees whether a star is brighter or its PSF wider, and the scale is known.
 
     Parameters
     ----------
-    difference, from_template : ndarray of float32, shape (ny, nx)
-        D and D_R, ADU.
-    variance : ndarray of float32, shape (ny, nx)
-        Of D.
-    mask : ndarray of uint16, shape (ny, nx)
-    stars : StarList
+    boxes : StarBoxes
+    matching : Matching
     fwhm : float
         Seeing, pixels.
 
@@ -100,40 +99,72 @@ def refine(
         None where there are too few stars.
     """
     basis = _basis(fwhm)
-    half = int(np.ceil(2.0 * fwhm)) + 2
-    stamps = _places(stars, half, basis.shape[1] // 2, mask)
-    if len(stamps) < LEAST_STARS:
+    scale, shift = (at(boxes.x, boxes.y) for at in (matching.flux_scale_at, matching.shift_at))
+    parts = halves(boxes, scale, shift)
+    n = len(boxes)
+    target = boxes.real(parts.science - parts.template).reshape(n, -1)
+    seen = parts.seen()
+    signal = boxes.real(seen).reshape(n, -1)
+    photons = parts.variance.reshape(n, -1)
+    snr = np.sqrt((signal**2 / photons).sum(axis=1))
+    telling = snr > LEAST_SIGNAL
+    if telling.sum() < LEAST_STARS:
         return None
-    design = _design(from_template, stamps, basis)
-    target = gather(difference, stamps).reshape(len(stamps), -1).astype(np.float64)
-    signal = gather(from_template, stamps).reshape(len(stamps), -1)
-    photons = gather(variance, stamps).reshape(len(stamps), -1).astype(np.float64)
-    good = gather(mask, stamps).reshape(len(stamps), -1) == 0
-    order = 2 if len(stamps) >= 40 else 1 if len(stamps) >= 15 else 0
-    shape = (difference.shape[0], difference.shape[1])
-    phi = terms(order, stamps.x, stamps.y, shape)
-    kept = np.ones(len(stamps), dtype=bool)
-    coefficients = np.zeros((phi.shape[1], design.shape[1]))
-    for error in (0.03, 0.01, 0.003, 0.003):
+    ky, kx = boxes.frequencies()
+    moved = (boxes.real(1j * k * seen).reshape(n, -1) for k in (kx, ky))
+    own = np.stack([*moved, np.ones_like(signal)], axis=1)
+    kernels = centred_transforms(basis, boxes.grid)
+    design = np.stack([boxes.real(seen * kernel).reshape(n, -1) for kernel in kernels], axis=1)
+    own, design, target, signal, photons = (
+        plane[telling] for plane in (own, design, target, signal, photons)
+    )
+    order = 2 if len(target) >= 40 else 1 if len(target) >= 15 else 0
+    phi = terms(order, boxes.x[telling], boxes.y[telling], matching.shape)
+    coefficients = np.zeros((phi.shape[1], len(basis)))
+    kept = np.ones(len(target), dtype=bool)
+    residual = _without(own, 1 / photons, target[:, None])[:, 0]
+    for _ in range(ROUNDS):
+        error = _relative_error(residual, signal, photons)
         sigma2 = photons + (error * signal) ** 2
-        residual = target - _model(design, phi, coefficients)
         pull2 = residual**2 / sigma2
-        used = good & (pull2 < CLIP**2)
-        if error < 0.03:
-            chi2 = np.where(good, np.minimum(pull2, 100), 0).sum(axis=1) / good.sum(axis=1)
-            middle = float(np.median(chi2))
-            spread = 1.4826 * float(np.median(np.abs(chi2 - middle)))
-            kept = chi2 <= middle + CLIP * max(spread, 0.1 * middle)
-        else:
-            used = good
-        weight = np.where(used & kept[:, None], 1 / sigma2, 0)
-        coefficients = _solve(design, target, weight, phi)
+        chi2 = np.minimum(pull2, 100).mean(axis=1)
+        middle = float(np.median(chi2))
+        spread = 1.4826 * float(np.median(np.abs(chi2 - middle)))
+        kept = chi2 <= middle + CLIP * max(spread, 0.2 * middle)
+        weight = np.where((pull2 < CLIP**2) & kept[:, None], 1 / sigma2, 0)
+        free = _without(own, weight, np.concatenate([design, target[:, None]], axis=1))
+        coefficients = _solve(free[:, :-1], free[:, -1], weight, phi)
+        residual = free[:, -1] - np.einsum("sb,sbp->sp", phi @ coefficients, free[:, :-1])
     kernel = np.tensordot(coefficients, basis, axes=1)
-    return Refinement(kernel, order, shape, int(kept.sum()), int((~kept).sum()))
+    return Refinement(kernel, order, int(kept.sum()), int((~kept).sum()))
+
+
+def _relative_error(residual: Float64, signal: Float64, photons: Float64) -> float:
+    """What is wrong with the model, relative to it: the median of the brightest stars.
+
+    They show it best and are what it is fitted on, so they must not be clipped for it.
+    """
+    signal2 = (signal**2).sum(axis=1)
+    excess = (residual**2 - photons).sum(axis=1)
+    brightest = np.argsort(-signal2 / photons.sum(axis=1))[:BRIGHTEST]
+    ratio = excess[brightest] / np.maximum(signal2[brightest], 1e-30)
+    return float(np.clip(np.sqrt(max(float(np.median(ratio)), 0)), LEAST_ERROR, 0.1))
+
+
+def _without(own: Float64, weight: Float64, planes: Float64) -> Float64:
+    """Take out of planes, shape (n, m, pixels), what each star's own parameters can explain."""
+    weighted = own * weight[:, None, :]
+    normal = weighted @ own.transpose(0, 2, 1)
+    inverse = np.linalg.pinv(normal, hermitian=True, rcond=1e-10)
+    share = inverse @ (weighted @ planes.transpose(0, 2, 1))
+    return planes - share.transpose(0, 2, 1) @ own
 
 
 def _basis(fwhm: float) -> Float64:
-    """Gaussians times polynomials, shape (n, size, size), each of unit absolute sum."""
+    """Gaussians times polynomials, shape (n, size, size), each of unit absolute sum, summing to 0.
+
+    The sum is taken out with the widest Gaussian: flux scales are measured elsewhere.
+    """
     half = int(np.ceil(2.5 * SCALES[-1][0] * fwhm))
     y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float64)
     kernels = []
@@ -144,92 +175,19 @@ def _basis(fwhm: float) -> Float64:
             for j in range(degree + 1 - i):
                 kernel = gauss * (x / sigma) ** i * (y / sigma) ** j
                 kernels.append(kernel / np.abs(kernel).sum())
-    return np.stack(kernels)
-
-
-def _places(stars: StarList, half: int, reach: int, mask: MaskImage) -> Stamps:
-    """Stamps on the bright stars whose cores are whole."""
-    sources = stars.sources
-    bright = sources.select(~(sources.snr < LEAST_SNR))
-    order = np.argsort(-bright.flux, kind="stable")
-    shape = (mask.shape[0], mask.shape[1])
-    stamps = stamps_at(bright.x[order], bright.y[order], half, reach, shape)
-    if len(stamps) == 0:
-        return stamps
-    masked = gather(mask, stamps) != 0
-    core = masked[:, half // 2 : -(half // 2), half // 2 : -(half // 2)]
-    whole = ~core.any(axis=(1, 2)) & (masked.mean(axis=(1, 2)) < 0.2)
-    return stamps.select(np.flatnonzero(whole)[:MOST_STARS])
-
-
-def _design(plane: FloatImage, stamps: Stamps, basis: Float64) -> Float64:
-    """The plane convolved with every basis kernel under every stamp, shape (n, n_basis, pixels)."""
-    reach = basis.shape[1] // 2
-    wide = gather(plane, Stamps(stamps.x, stamps.y, stamps.half + reach))
-    side = int(scipy.fft.next_fast_len(wide.shape[1] + 2 * reach, real=True))
-    spectra = scipy.fft.rfft2(wide.astype(np.float32), s=(side, side))
-    kernels = scipy.fft.rfft2(basis.astype(np.float32), s=(side, side))
-    inner = slice(2 * reach, 2 * reach + 2 * stamps.half + 1)
-    columns = [
-        scipy.fft.irfft2(spectra * kernel, s=(side, side))[:, inner, inner] for kernel in kernels
-    ]
-    return np.stack(columns, axis=1).reshape(len(stamps), len(basis), -1).astype(np.float64)
-
-
-def _model(design: Float64, phi: Float64, coefficients: Float64) -> Float64:
-    local = phi @ coefficients
-    return np.asarray(np.einsum("sb,sbp->sp", local, design), dtype=np.float64)
+    widest = np.exp(-0.5 * (x**2 + y**2) / (SCALES[-1][0] * fwhm) ** 2)
+    widest /= widest.sum()
+    flat = [kernel - kernel.sum() * widest for kernel in kernels]
+    return np.stack([kernel for kernel in flat if np.abs(kernel).sum() > 1e-6])
 
 
 def _solve(design: Float64, target: Float64, weight: Float64, phi: Float64) -> Float64:
-    """Solve the weighted least squares; shape (n_terms, n_basis)."""
+    """Solve the weighted least squares, unlikely coefficients held back; (n_terms, n_basis)."""
     weighted = design * weight[:, None, :]
     own = weighted @ design.transpose(0, 2, 1)
     right = (weighted @ target[:, :, None])[:, :, 0]
     n_terms, n_basis = phi.shape[1], design.shape[1]
     matrix = np.einsum("st,su,sbc->tbuc", phi, phi, own, optimize=True)
-    matrix = matrix.reshape(n_terms * n_basis, -1)
+    matrix = matrix.reshape(n_terms * n_basis, -1) + np.eye(n_terms * n_basis) / LIKELY**2
     vector = np.einsum("st,sb->tb", phi, right).ravel()
-    scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
-    matrix = matrix * scale[:, None] * scale[None, :] + 1e-6 * np.eye(len(scale))
-    return np.asarray(scale * np.linalg.solve(matrix, scale * vector)).reshape(n_terms, n_basis)
-
-
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _remove(plane, template_part, kernels, powers, least):  # type: ignore[no-untyped-def] # pragma: no cover
-    ny, nx = plane.shape
-    n_terms, size, _ = kernels.shape
-    half = size // 2
-    across = (nx + BLOCK - 1) // BLOCK
-    for block in numba.prange(((ny + BLOCK - 1) // BLOCK) * across):
-        y0, x0 = (block // across) * BLOCK, (block % across) * BLOCK
-        y1, x1 = min(ny, y0 + BLOCK), min(nx, x0 + BLOCK)
-        ya, yb = max(0, y0 - half), min(ny, y1 + half)
-        xa, xb = max(0, x0 - half), min(nx, x1 + half)
-        bright = False
-        for y in range(ya, yb):
-            for x in range(xa, xb):
-                bright |= abs(template_part[y, x]) > least
-        if not bright:
-            continue
-        u = (0.5 * (x0 + x1 - 1) - 0.5 * (nx - 1)) / (0.5 * nx)
-        v = (0.5 * (y0 + y1 - 1) - 0.5 * (ny - 1)) / (0.5 * ny)
-        kernel = np.zeros((size, size), dtype=np.float32)
-        for t in range(n_terms):
-            kernel += np.float32(u ** powers[t, 0] * v ** powers[t, 1]) * kernels[t]
-        width = x1 - x0
-        source = np.zeros((y1 - y0 + 2 * half, width + 2 * half), dtype=np.float32)
-        for y in range(ya, yb):
-            for x in range(xa, xb):
-                source[y - y0 + half, x - x0 + half] = template_part[y, x]
-        total = np.empty(width, dtype=np.float32)
-        for y in range(y0, y1):
-            total[:] = 0
-            for j in range(size):
-                row = source[y - y0 + j]
-                for i in range(size):
-                    k = kernel[j, i]
-                    for x in range(width):
-                        total[x] += k * row[x + i]
-            for x in range(width):
-                plane[y, x0 + x] -= total[x]
+    return np.asarray(np.linalg.solve(matrix, vector)).reshape(n_terms, n_basis)
