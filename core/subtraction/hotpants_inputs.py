@@ -36,7 +36,6 @@ from core.subtraction.hotpants_files import (
     write_stars,
 )
 from core.subtraction.pair import Pair
-from core.subtraction.sfft import choose_kernel_shape
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +157,8 @@ def _plan(pair: Pair, direction: str) -> KernelPlan:
             "the seeing of both images is alike (%.2f and %.2f pixels): HOTPANTS gets Gaussians "
             "scaled to the seeing, not to the difference", source, target,
         )  # fmt: skip
-    half = choose_kernel_shape(source, target)[0] // 2
+    sigma = np.sqrt(max(target**2 - source**2, 0.0)) / 2.3548
+    half = int(np.clip(np.ceil(4.0 * sigma + 2.0), 5, 15))
     substamp = max(half + 1, int(np.ceil(2.5 * target)))
     return KernelPlan(half, substamp, matching_gaussians(source, target, DEGREES))
 

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from core.image import FloatImage
 from core.polynomials import degrees, terms
-from core.subtraction.kernel_model import KernelModel, cubic_spline, shared_noise
+from core.subtraction.kernel_model import KernelModel
 from core.subtraction.stamps import Stamps
 
 Float64 = npt.NDArray[np.float64]
@@ -157,8 +157,8 @@ def _accumulate(
     design = np.empty((model.n_coefficients, side * side))
     columns = np.empty((side * side, 2))
     level = np.empty(model.n_coefficients)
-    shared = shared_noise(model.knots)
-    spline = cubic_spline(np.arange(1 - 2 * model.knots, 2 * model.knots) / model.knots)
+    basis = model.elements
+    shared = basis.shared_noise
     room = np.empty((min(BATCH, len(stamps)), model.n_coefficients, model.n_coefficients))
     product = np.empty_like(sums.kernel)
     for start in range(0, len(stamps), BATCH):
@@ -169,14 +169,15 @@ def _accumulate(
         for i, s in enumerate(batch):
             _fill(
                 planes.source, planes.target, planes.target_level, given, noisy, weights[s],
-                stamps.x[s], stamps.y[s], stamps.half, model.knots, *model.lattice, spline,
+                stamps.x[s], stamps.y[s], stamps.half, *model.shape,
+                basis.offset, basis.smooth, basis.profile,
                 design, columns, level,
             )  # fmt: skip
             np.matmul(design, design.T, out=own[i])
             np.matmul(design, columns, out=right[i])
             scalar[i] = columns[:, 0] @ columns
             if noisy:
-                _take_noise_out(own[i], np.sqrt(level), shared, *model.lattice)
+                _take_noise_out(own[i], np.sqrt(level), shared)
         p, q = phi[start : batch.stop], psi[start : batch.stop]
         pairs = (p[:, first] * p[:, second]).T
         sums.kernel += np.matmul(pairs, own.reshape(len(batch), -1), out=product)
@@ -207,10 +208,10 @@ def _laid_out(sums: _Sums, model: KernelModel) -> NormalEquations:
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def _fill(  # type: ignore[no-untyped-def] # pragma: no cover
-    source, target, pedestal, variance, noisy, weights, x, y, half, knots, ny, nx, spline,
-    design, columns, level,
+    source, target, pedestal, variance, noisy, weights, x, y, half, ky, kx,
+    offset, smooth, profile, design, columns, level,
 ):  # fmt: skip
-    """Weigh a stamp's pixels under every coefficient; the columns are weight and target."""
+    """Weigh a stamp's pixels under every kernel element; the columns are weight and target."""
     side = 2 * half + 1
     for row in range(side):
         for col in range(side):
@@ -218,57 +219,50 @@ def _fill(  # type: ignore[no-untyped-def] # pragma: no cover
             seen = np.float64(target[y - half + row, x - half + col]) - pedestal
             columns[row * side + col, 0] = root
             columns[row * side + col, 1] = seen * root
-    reach_y, reach_x = half + knots * (ny // 2), half + knots * (nx // 2)
+    reach_y, reach_x = half + ky // 2, half + kx // 2
     top, left = y - reach_y, x - reach_x
-    if knots == 1:
-        pixels = source[top : y + reach_y + 1, left : x + reach_x + 1].astype(np.float64)
-    else:
-        pixels = _smoothed(source, top, left, 2 * reach_y + 1, 2 * reach_x + 1, spline)
-    for v in range(ny):
-        for u in range(nx):
-            k = v * nx + u
-            # coefficient [v, u] of a convolution multiplies the stamp displaced against it
-            y0, x0 = knots * (ny - 1 - v), knots * (nx - 1 - u)
+    pixels = source[top : y + reach_y + 1, left : x + reach_x + 1].astype(np.float64)
+    blurred = _convolved(pixels, profile) if len(profile) > 1 else pixels
+    for k in range(len(offset)):
+        # an element of a convolution multiplies the stamp displaced against it
+        y0, x0 = ky // 2 - offset[k, 0], kx // 2 - offset[k, 1]
+        shown = blurred if smooth[k] else pixels
+        for row in range(side):
+            line = shown[y0 + row, x0 : x0 + side]
+            for col in range(side):
+                design[k, row * side + col] = line[col] * columns[row * side + col, 0]
+        total = 0.0
+        if noisy:
             for row in range(side):
-                line = pixels[y0 + row, x0 : x0 + side]
+                noise = variance[top + y0 + row, left + x0 : left + x0 + side]
                 for col in range(side):
-                    design[k, row * side + col] = line[col] * columns[row * side + col, 0]
-            total = 0.0
-            if noisy:
-                for row in range(side):
-                    line = variance[top + y0 + row, left + x0 : left + x0 + side]
-                    for col in range(side):
-                        total += line[col] * weights[row, col]
-            level[k] = total
+                    total += noise[col] * weights[row, col]
+        level[k] = total
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
-def _smoothed(source, top, left, rows, cols, spline):  # type: ignore[no-untyped-def] # pragma: no cover
-    """A cutout of the source, convolved with a profile along both axes."""
-    reach = len(spline) // 2
-    along = np.zeros((rows + 2 * reach, cols))
-    for y in range(rows + 2 * reach):
-        for d in range(len(spline)):
-            for x in range(cols):
-                along[y, x] += spline[d] * source[top + y - reach, left + x + d - reach]
-    out = np.zeros((rows, cols))
-    for y in range(rows):
-        for d in range(len(spline)):
-            for x in range(cols):
-                out[y, x] += spline[d] * along[y + d, x]
+def _convolved(pixels, profile):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Pixels through a symmetric profile along both axes; the rim, where it sticks out, is zero."""
+    reach = len(profile) // 2
+    ny, nx = pixels.shape
+    along = np.zeros((ny, nx))
+    for y in range(ny):
+        for d in range(len(profile)):
+            for x in range(reach, nx - reach):
+                along[y, x] += profile[d] * pixels[y, x + d - reach]
+    out = np.zeros((ny, nx))
+    for y in range(reach, ny - reach):
+        for d in range(len(profile)):
+            for x in range(nx):
+                out[y, x] += profile[d] * along[y + d - reach, x]
     return out
 
 
 @numba.njit(nogil=True, cache=True)
-def _take_noise_out(matrix, root, shared, ny, nx):  # type: ignore[no-untyped-def] # pragma: no cover
-    reach = shared.shape[0] // 2
-    for v in range(ny):
-        for u in range(nx):
-            k = v * nx + u
-            for b in range(max(0, v - reach), min(ny, v + reach + 1)):
-                for a in range(max(0, u - reach), min(nx, u + reach + 1)):
-                    other = b * nx + a
-                    matrix[k, other] -= shared[b - v + reach, a - u + reach] * root[k] * root[other]
+def _take_noise_out(matrix, root, shared):  # type: ignore[no-untyped-def] # pragma: no cover
+    for k in range(len(root)):
+        for other in range(len(root)):
+            matrix[k, other] -= shared[k, other] * root[k] * root[other]
 
 
 @dataclass(frozen=True)
@@ -303,7 +297,7 @@ class Solution:
             Pixel fastest, as ``kernel``.
         """
         planes = combinations.reshape(len(combinations), -1, *self.model.shape)
-        own = self.model.in_coefficients(planes).reshape(len(combinations), -1)
+        own = self.model.elements.in_coefficients(planes).reshape(len(combinations), -1)
         right = np.zeros((len(self.scale), len(own)))
         right[: own.shape[1]] = (own * self.scale[: own.shape[1]]).T
         with threadpool_limits(limits=1, user_api="blas"):
@@ -324,10 +318,14 @@ def solve(equations: NormalEquations, model: KernelModel) -> Solution:
     matrix = equations.matrix.copy()
     diagonal = np.diag(matrix)[:n_kernel].reshape(-1, n_pixels).mean(axis=1)
     matrix[np.arange(n_kernel), np.arange(n_kernel)] += model.ridge * np.repeat(diagonal, n_pixels)
+    if model.precision is not None:
+        matrix[np.arange(n_kernel), np.arange(n_kernel)] += model.precision.ravel()
+    light = model.elements.matrix.sum(axis=(1, 2))
+    total = light[:, None] * light[None, :]
     for term, degree in enumerate(degrees(model.kernel_order)):
         if degree > model.flux_order:
             block = slice(term * n_pixels, (term + 1) * n_pixels)
-            matrix[block, block] += model.flux_penalty * diagonal[term]
+            matrix[block, block] += model.flux_penalty * diagonal[term] * total
     scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(float).tiny))
     matrix *= scale[:, None] * scale[None, :]
     # two BLAS threads on a busy machine wait for each other longer than one works
@@ -336,7 +334,7 @@ def solve(equations: NormalEquations, model: KernelModel) -> Solution:
         parameters = scale * linalg.cho_solve(factor, equations.vector * scale)
     if not np.isfinite(parameters).all():
         raise np.linalg.LinAlgError("the kernel's normal equations have no finite solution")
-    kernel = model.pixels(parameters[:n_kernel].reshape(-1, *model.lattice))
+    kernel = model.elements.pixels(parameters[:n_kernel].reshape(-1, model.n_coefficients))
     return Solution(kernel, parameters[n_kernel:], factor, scale, model)
 
 

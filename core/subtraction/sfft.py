@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import SubtractionFailed
-from core.image import Image, MaskBit, MaskImage
+from core.image import FloatImage, Image, MaskBit, MaskImage
 from core.polynomials import terms
 from core.psf import PSFModel, gaussian_psf
+from core.subtraction.bad_pixels import fill_bad_pixels, kernel_bound
 from core.subtraction.convolve import (
     compiled_threads,
     convolve_padded,
@@ -25,6 +26,7 @@ from core.subtraction.convolve import (
 from core.subtraction.correlation import measure_correlation
 from core.subtraction.difference import Difference, SubtractionQuality
 from core.subtraction.finish import assemble, sky_statistics
+from core.subtraction.kernel_choice import choose_kernel_shape
 from core.subtraction.local_sky import subtract_local_sky
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 Float64 = npt.NDArray[np.float64]
+NEGLIGIBLE = 0.01  # sigma of a pixel, of the light that one bad pixel hides in it
 
 
 def evaluate_kernel_at(
@@ -79,18 +82,6 @@ def evaluate_flux_scale(
     """
     scale = terms(result.kernel_order, x, y, shape or result.shape) @ result.kernel.sum(axis=(1, 2))
     return 1.0 / scale if result.convolved == "science" else scale
-
-
-def choose_kernel_shape(source_fwhm: float, target_fwhm: float) -> tuple[int, int]:
-    """Choose a kernel wide enough for the PSF difference.
-
-    The matching kernel has ``sigma = sqrt(target² - source²) / 2.355``. Its half-size is taken as
-    4 sigma and 2 pixels for a residual shift and the wings, at least 5 and at most 15: 7x7, a
-    common default, cuts the kernel of a 3 to 6 pixel match at 1.3 sigma.
-    """
-    sigma = np.sqrt(max(target_fwhm**2 - source_fwhm**2, 0.0)) / 2.3548
-    half = int(np.clip(np.ceil(4.0 * sigma + 2.0), 5, 15))
-    return 2 * half + 1, 2 * half + 1
 
 
 def subtract(pair: Pair, settings: SFFTSettings | None = None, *, threads: int = 1) -> Difference:
@@ -146,6 +137,8 @@ def _apply(
         )
     mask = _joined_mask(pair, fit, science_convolved)
     order = result.kernel_order
+    source = pair.science if science_convolved else pair.template
+    filled_error = _fill(source, fit, result)
     matched = convolve_padded(fit.padded, pair.shape, result.kernel, order, threads=threads)
     bright = footprint_power(fit.padded, pair.shape, fit.kernel_shape)
     fit.release()
@@ -159,9 +152,10 @@ def _apply(
         _add_model_noise(variance, pair.sky_variance, matched, np.float32(1 / own_gain))
     else:
         variance += fit.target_variance
-    bright *= np.float32(fit.kernel_noise)
-    variance += bright
+    fit.kernel_noise.add_to(variance, bright)
     del bright
+    _add_square(variance, filled_error)
+    del filled_error
     data = np.subtract(fit.target, np.float32(fit.target_level))
     data -= matched
     data -= fit_residual_background(data, variance, mask, fit.settings.background_order)
@@ -223,6 +217,15 @@ def _joined_mask(pair: Pair, fit: KernelFit, science_convolved: bool) -> MaskIma
     return mask
 
 
+def _fill(source: Image, fit: KernelFit, result: SFFTResult) -> FloatImage:
+    """Fill the bad pixels of the image to convolve; return the error left in the matched one."""
+    step = max(1, int(np.sqrt(fit.target_variance.size / 1e5)))
+    typical = float(np.sqrt(np.median(fit.target_variance[::step, ::step])))
+    kernel_sum = float(result.kernel[0].sum())
+    bound = kernel_bound(fit.source_fwhm, fit.target_fwhm, kernel_sum)
+    return fill_bad_pixels(fit.planes.source, source.mask, bound, NEGLIGIBLE * typical)
+
+
 def _grown(source: Image, pair: Pair, fit: KernelFit) -> npt.NDArray[np.bool_]:
     """Tell where bad pixels of the convolved image spoil the matched one.
 
@@ -258,6 +261,14 @@ def _join_masks(science, template, template_bad, out):  # type: ignore[no-untype
                     if template[y, x] & own:
                         bits |= joined
             out[y, x] = bits
+
+
+@numba.njit(parallel=True, cache=True)
+def _add_square(variance, error):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = variance.shape
+    for y in numba.prange(ny):
+        for x in range(nx):
+            variance[y, x] += error[y, x] * error[y, x]
 
 
 @numba.njit(parallel=True, cache=True)

@@ -61,6 +61,27 @@ def stamps_at(
     return Stamps(xi[inside], yi[inside], half)
 
 
+def spread(stamps: Stamps, limit: int, shape: tuple[int, int]) -> Stamps:
+    """Order stamps by their rank in their cell of a coarse grid, and take the first.
+
+    Parameters
+    ----------
+    stamps : Stamps
+        Best first.
+    limit : int
+        The most stamps to return.
+    shape : tuple of int
+        (ny, nx) of the frame.
+    """
+    if len(stamps) == 0:
+        return stamps
+    cells = max(1, int(np.sqrt(limit / 6)))
+    cell_x = np.clip(stamps.x * cells // shape[1], 0, cells - 1)
+    cell_y = np.clip(stamps.y * cells // shape[0], 0, cells - 1)
+    rank = _rank_within(cell_y * cells + cell_x)
+    return stamps.select(np.lexsort((np.arange(len(stamps)), rank))[:limit])
+
+
 def informative_stamps(
     template: FloatImage,
     variance: FloatImage,

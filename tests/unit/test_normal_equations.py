@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 
 from core.polynomials import degrees, terms
+from core.subtraction.kernel_basis import cored_basis, delta_basis, spline_basis
+from core.subtraction.kernel_model import KernelModel
 from core.subtraction.normal_equations import (
     FitPlanes,
-    KernelModel,
     accumulate,
     residuals,
     solve,
 )
 from core.subtraction.stamps import stamps_at
+
+BASES = [
+    delta_basis((5, 5)),
+    spline_basis((15, 13), 2),
+    spline_basis((17, 17), 3),
+    cored_basis((9, 11), 2),
+]
 
 
 def smooth_modes(shape):
@@ -30,9 +38,8 @@ def brute_force_system(planes, stamps, weights, model):
     rows, values, w = [], [], []
     noise = np.zeros((model.n_kernel, model.n_kernel))
     ky, kx = model.shape
-    splines = model.pixels(np.eye(model.n_coefficients).reshape(-1, *model.lattice))
-    splines = splines.reshape(model.n_coefficients, -1)
-    smooth = smooth_modes(model.shape) if model.knots == 1 else splines @ splines.T
+    elements = model.elements.pixels(np.eye(model.n_coefficients)).reshape(-1, ky * kx)
+    smooth = elements @ smooth_modes(model.shape) @ elements.T
     for s in range(len(stamps)):
         phi = terms(model.kernel_order, stamps.x[s], stamps.y[s], shape)
         psi = terms(model.background_order, stamps.x[s], stamps.y[s], shape)
@@ -41,7 +48,7 @@ def brute_force_system(planes, stamps, weights, model):
             for i, x in enumerate(range(stamps.x[s] - stamps.half, stamps.x[s] + stamps.half + 1)):
                 box = np.s_[y - ky // 2 : y + ky // 2 + 1, x - kx // 2 : x + kx // 2 + 1]
                 window = planes.source[box].astype(float)[::-1, ::-1].ravel()
-                rows.append(np.concatenate([np.outer(phi, splines @ window).ravel(), psi]))
+                rows.append(np.concatenate([np.outer(phi, elements @ window).ravel(), psi]))
                 values.append(float(planes.target[y, x]))
                 w.append(float(weights[s, j, i]))
                 level += w[-1] * 0.3
@@ -52,7 +59,7 @@ def brute_force_system(planes, stamps, weights, model):
     return matrix, design.T @ (weight * np.array(values)), design
 
 
-@pytest.fixture(scope="module", params=[((5, 5), 1), ((15, 13), 2), ((17, 17), 3)], ids=str)
+@pytest.fixture(scope="module", params=BASES, ids=["delta", "two", "three", "cored"])
 def small_problem(request):
     rng = np.random.default_rng(11)
     shape = (90, 110)
@@ -68,7 +75,8 @@ def small_problem(request):
     stamps = stamps_at([20, 60, 80, 35, 90], [20, 30, 70, 65, 20], 6, 8, shape)
     weights = rng.uniform(0.5, 1.5, (len(stamps), 13, 13)).astype(np.float32)
     weights[0, 3, 4] = 0
-    model = KernelModel(request.param[0], 1, 1, 0, 10.0, 1e-9, request.param[1])
+    precision = rng.uniform(0, 1e6, (3, len(request.param)))
+    model = KernelModel(request.param.shape, 1, 1, 0, 10.0, 1e-9, request.param, precision)
     return planes, stamps, weights, model
 
 
@@ -90,13 +98,15 @@ def test_solution_agrees_with_brute_force_to_a_millionth(small_problem):
     n, pixels = model.n_kernel, model.n_coefficients
     means = np.diag(matrix)[:n].reshape(-1, pixels).mean(axis=1)
     matrix[np.arange(n), np.arange(n)] += model.ridge * np.repeat(means, pixels)
+    matrix[np.arange(n), np.arange(n)] += model.precision.ravel()
+    light = model.elements.pixels(np.eye(pixels)).sum(axis=(1, 2))
     for term, degree in enumerate(degrees(model.kernel_order)):
         if degree > model.flux_order:
             block = np.s_[term * pixels : (term + 1) * pixels]
-            matrix[block, block] += model.flux_penalty * means[term]
+            matrix[block, block] += model.flux_penalty * means[term] * np.outer(light, light)
     expected = np.linalg.solve(matrix, vector)
     np.testing.assert_allclose(background, expected[n:], atol=1e-6 * np.abs(expected).max())
-    pixelwise = model.pixels(expected[:n].reshape(-1, *model.lattice))
+    pixelwise = model.elements.pixels(expected[:n].reshape(-1, pixels))
     np.testing.assert_allclose(kernel, pixelwise, atol=1e-6 * np.abs(pixelwise).max())
     residual, matched, _ = residuals(planes, stamps, kernel, background, model)
     predicted = (design @ expected).reshape(residual.shape)
@@ -106,6 +116,7 @@ def test_solution_agrees_with_brute_force_to_a_millionth(small_problem):
 def test_flux_penalty_holds_the_kernel_sum_at_its_order(small_problem):
     planes, stamps, weights, model = small_problem
     equations = accumulate(planes, stamps, weights, model)
+    model = replace(model, precision=None)
     free = solve(equations, replace(model, flux_penalty=0.0)).kernel
     held = solve(equations, replace(model, flux_penalty=1e6)).kernel
     assert np.abs(held.sum(axis=(1, 2))[1:]).max() < 1e-3 * np.abs(free.sum(axis=(1, 2))[1:]).max()
@@ -115,9 +126,9 @@ def test_errors_of_the_solution_are_those_of_repeated_noise(small_problem):
     planes, stamps, weights, model = small_problem
     rng = np.random.default_rng(12)
     exact = replace(planes, source_variance=None)
-    sharp = replace(model, ridge=1e-12, flux_penalty=0.0)
+    sharp = replace(model, ridge=1e-12, flux_penalty=0.0, precision=None)
     weights = np.full_like(weights, 1 / 4.0)
-    combination = rng.normal(size=(1, 3 * model.n_pixels))
+    combination = rng.normal(size=(1, 3 * model.shape[0] * model.shape[1]))
     values = []
     for _ in range(200):
         noisy = exact.target + rng.normal(0, 2.0, exact.target.shape).astype(np.float32)

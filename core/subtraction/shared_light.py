@@ -1,0 +1,128 @@
+"""Which places both images of a pair show, and which only one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from core.image import FloatImage
+from core.subtraction.stamps import BoolImage, Stamps
+
+SIGNIFICANT = 10.0  # sigma of the light in an aperture
+LARGEST_CHANGE = 2.0  # of a star's flux between the images
+
+
+@dataclass(frozen=True)
+class MeasuredLight:
+    """Light in the middle of every stamp above that of its rim.
+
+    Attributes
+    ----------
+    flux, error : ndarray of float64, shape (n_stamps,)
+        ADU; the error is infinite where half of the aperture is bad.
+    """
+
+    flux: npt.NDArray[np.float64]
+    error: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Light:
+    """A round aperture in the middle of stamps.
+
+    Attributes
+    ----------
+    radius : int
+        Pixels.
+    """
+
+    radius: int
+
+    def measure(
+        self, image: FloatImage, variance: FloatImage, usable: BoolImage, stamps: Stamps
+    ) -> MeasuredLight:
+        """Sum the light in the aperture above the mean of the stamp's outermost pixels.
+
+        Parameters
+        ----------
+        image, variance : ndarray of float32, shape (ny, nx)
+        usable : ndarray of bool, shape (ny, nx)
+        stamps : Stamps
+            Inside the frame.
+        """
+        flux, error = _measure(
+            image, variance, usable, stamps.x, stamps.y, stamps.half, self.radius
+        )
+        return MeasuredLight(flux, error)
+
+
+def shared(source: MeasuredLight, target: MeasuredLight) -> tuple[float, npt.NDArray[np.bool_]]:
+    """Tell the stamps that both images show alike.
+
+    The usual ratio of the two fluxes is that of the stamps that both show with significance,
+    weighted by the fainter signal; a stamp whose ratio is off by more than a factor of two, and by
+    more than five sigma, is not shared, nor is one that the source does not show where it should.
+
+    Parameters
+    ----------
+    source, target : MeasuredLight
+        Of the same stamps.
+
+    Returns
+    -------
+    float
+        The usual ratio, target per source; NaN where no stamp is shown by both.
+    ndarray of bool
+        Whether a stamp is shared.
+    """
+    snr = np.minimum(source.flux / source.error, target.flux / target.error)
+    both = snr > SIGNIFICANT
+    if not both.any():
+        both = snr > 0.5 * SIGNIFICANT
+    if not both.any():
+        return float("nan"), np.zeros(len(snr), dtype=bool)
+    usual = _weighted_median(
+        np.log(target.flux[both] / source.flux[both]), np.minimum(snr[both], 100.0)
+    )
+    expected = np.exp(usual) * source.flux
+    noise = np.hypot(target.error, np.exp(usual) * source.error)
+    off = np.abs(target.flux - expected) > 5 * noise
+    far = (target.flux > LARGEST_CHANGE * expected) | (expected > LARGEST_CHANGE * target.flux)
+    return float(np.exp(usual)), np.isfinite(noise) & ~(off & far)
+
+
+def _weighted_median(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order][np.searchsorted(share, 0.5)])
+
+
+@numba.njit(parallel=True, cache=True)
+def _measure(image, variance, usable, xs, ys, half, radius):  # type: ignore[no-untyped-def] # pragma: no cover
+    n = len(xs)
+    flux = np.zeros(n)
+    error = np.full(n, np.inf)
+    for s in numba.prange(n):
+        rim, n_rim = 0.0, 0
+        total, noise2, n_used, n_all = 0.0, 0.0, 0, 0
+        for dy in range(-half, half + 1):
+            for dx in range(-half, half + 1):
+                y, x = ys[s] + dy, xs[s] + dx
+                inside = dy * dy + dx * dx <= radius * radius
+                n_all += inside
+                if not usable[y, x]:
+                    continue
+                if inside:
+                    total += image[y, x]
+                    noise2 += variance[y, x]
+                    n_used += 1
+                elif max(abs(dy), abs(dx)) == half:
+                    rim += image[y, x]
+                    n_rim += 1
+        if 2 * n_used > n_all and n_rim > 0:
+            flux[s] = total - n_used * rim / n_rim
+            error[s] = np.sqrt(noise2)
+    return flux, error
