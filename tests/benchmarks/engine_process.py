@@ -94,10 +94,10 @@ def wrapped_hotpants(pair: Inputs) -> Outputs:
 
 
 def stdpipe_sfft(pair: Inputs) -> Outputs:
-    """As its documentation shows it."""
+    """As its documentation shows it; 0.4.1 returns the noise after the scaled difference."""
     from stdpipe import subtraction
 
-    difference, _, noise, _, _ = subtraction.run_sfft(
+    difference, _, _, noise, _ = subtraction.run_sfft(
         pair["science"], pair["template"], mask=pair["mask"], template_mask=pair["template_mask"],
         err=True, template_err=True, image_gain=float(pair["gain"]),
         template_gain=float(pair["template_gain"]),

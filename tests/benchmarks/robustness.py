@@ -129,7 +129,7 @@ def _row(table: Table, case: str, engine: str, outcomes: list[Outcome]) -> None:
     mean = {f.name: float(np.mean([getattr(s, f.name) for s in scored])) for f in fields(Scores)}
     table.add_row(
         case, engine, f"{mean['star_chi2']:.3f}", f"{mean['own_chi2']:.3f}",
-        f"{mean['sky_chi2']:.3f}", " ".join(str(s.false) for s in scored),
+        f"{mean['sky_chi2']:.3f}", " ".join(f"{s.false} ({s.false_wide})" for s in scored),
         f"{mean['completeness']:.3f} ({mean['expected']:.3f})",
         f"{mean['on_galaxies']:.3f} ({mean['expected_on_galaxies']:.3f})",
         f"{mean['flux_ratio']:.4f}", f"{mean['pull_mean']:+.2f} ± {mean['pull_width']:.2f}",
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="*", default=["sfft", "zogy", "hotpants"])
     options = parser.parse_args()
     table = Table(
-        "pair", "engine", "star chi²", "by own noise", "sky chi²", "false",
+        "pair", "engine", "star chi²", "by own noise", "sky chi²", "false (wide)",
         "complete (expected)", "on galaxies", "flux ratio", "pull",
         "own numbers: star, sky, error", "overall", "why",
     )  # fmt: skip

@@ -77,6 +77,7 @@ def test_what_is_wrong_with_a_difference_shows_in_its_scores(pair: SimulatedPair
     scores = score(pair, replace(planes, difference=spoilt.astype(np.float32)), noise)
     assert scores.star_chi2 > 3
     assert scores.false > 5
+    assert 0 < scores.false_wide <= scores.false
     assert scores.flux_ratio < 0.95
     faults = " ".join(faults_of(scores, noise.size))
     assert "star chi²" in faults
@@ -112,7 +113,7 @@ def test_the_true_noise_of_zogy_is_that_of_filtered_noise(pair: SimulatedPair) -
     assert power[:, 100:156].mean() == pytest.approx(power[:, 1:30].mean(), rel=0.1)  # white
 
 
-GOOD = Scores(1.0, 1.0, 1.0, 0, 0.99, 0.99, 0.99, 0.99, 1.0, 0.0, 1.0)
+GOOD = Scores(1.0, 1.0, 1.0, 0, 0, 0.99, 0.99, 0.99, 0.99, 1.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
