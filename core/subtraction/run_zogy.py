@@ -20,10 +20,11 @@ from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argu
 from core.subtraction.pair import Pair
 from core.subtraction.verbosity import Verbose, say
 from core.subtraction.zogy import ZogySettings, subtract
-from core.subtraction.zogy_psf_fit import fit_psf, seeing_of
+from core.subtraction.zogy_psf_fit import PLENTY, fit_psf, seeing_of
 
 log = logging.getLogger(__name__)
 
+NO_PSF = 0.1  # error of what is measured with a PSF that no star tells
 UNKNOWN_FWHM = 3.0  # pixels, of a frame without a star
 
 
@@ -141,17 +142,20 @@ def run_zogy(
         two = pool.submit(_described, second, template_err)
         described = one.result()
         stars = _stars(*described, image_obj, good_regions)
-        psfs = [
-            pool.submit(_psf, image, stars, psf, seeing, psf_clean)
-            for image, psf, seeing in (
-                (described[0], image_psf, image_fwhm or _finite(stars.fwhm)),
-                (two.result()[0], template_psf, template_fwhm),
-            )
-        ]
-        science = replace(described[0], psf=psfs[0].result())
-        reference = replace(two.result()[0], psf=psfs[1].result())
+        seeing = image_fwhm or _finite(stars.fwhm)
+        first_psf = pool.submit(_psf, described[0], stars, image_psf, seeing, psf_clean)
+        described_ = two.result()
+        theirs = stars if len(stars) >= PLENTY else _stars(*described_, None, None)
+        seeing = template_fwhm or (None if theirs is stars else _finite(theirs.fwhm))
+        reference = replace(
+            described_[0], psf=_psf(described_[0], theirs, template_psf, seeing, psf_clean)
+        )
+        science = replace(described[0], psf=first_psf.result())
     assert science.psf is not None
     assert reference.psf is not None
+    known = (image_psf is not None or science.psf.n_stars > 0) and (
+        template_psf is not None or reference.psf.n_stars > 0
+    )
     pair = Pair(science, reference, science.psf.fwhm, reference.psf.fwhm, stars)
     settings = ZogySettings(
         tiles=None if nx is None else (ny or nx, nx),
@@ -161,6 +165,7 @@ def run_zogy(
         fit_shift=fit_shift,
         scale=1.0 if scale is None else 1.0 / scale,
         fit_psf=False,
+        psf_error=0.0 if known else NO_PSF,
         astrometric_error=None if dx is None or dy is None else (dx, dy),
     )
     difference = subtract(pair, settings, threads=threads)

@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+import sep
 
 from core.errors import SubtractionFailed
 from core.image import FloatImage, MaskBit, MaskImage
@@ -29,8 +30,15 @@ from core.subtraction.pair import Pair
 from core.subtraction.residual_background import fit_residual_background
 from core.subtraction.zogy_boxes import star_boxes
 from core.subtraction.zogy_images import KnownImage, disturbed, filled, floors, known
-from core.subtraction.zogy_matching import Matching, MatchingOptions, match, rematch
-from core.subtraction.zogy_refinement import Refinement, refine
+from core.subtraction.zogy_matching import (
+    Matching,
+    MatchingOptions,
+    aperture_scale,
+    match,
+    rematch,
+)
+from core.subtraction.zogy_psf_fit import PLENTY
+from core.subtraction.zogy_refinement import Refinement, refine, remaining_error
 from core.subtraction.zogy_tiles import (
     ProperPlanes,
     TileGrid,
@@ -44,7 +52,6 @@ log = logging.getLogger(__name__)
 
 Float64 = npt.NDArray[np.float64]
 BRIGHT_FILL = 20.0  # sigma
-PLENTY = 60  # stars, among which what is new is a minority
 CERTAIN = 20.0  # sigma, of a source that a star list may be filled up with
 SAME_SOURCE = 3.0  # pixels
 TILE = 512  # pixels: the side of a tile that is not given
@@ -70,6 +77,8 @@ class ZogySettings:
     fit_psf : bool
         Fit the PSFs that were measured (not those that were given without stars) to the pixels of
         the stars once more (`core.subtraction.zogy_psf_fit`).
+    psf_error : float
+        Relative error of fluxes that comes with the PSFs, for the quality.
     refine : bool
         Take out of the PSF models what they leave on the stars
         (`core.subtraction.zogy_refinement`).
@@ -86,6 +95,7 @@ class ZogySettings:
     shift_order: int = 2
     background_order: int = 2
     fit_psf: bool = True
+    psf_error: float = 0.0
     refine: bool = True
     astrometric_error: tuple[float, float] | None = None
 
@@ -152,7 +162,7 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
         inputs, grid = _inputs(science, template, settings, matched.matching)
         planes = subtract_tiles(inputs, grid, threads=threads)
         mask = _mask(science, template, _reach(inputs, grid))
-        return _finish(pair, settings, inputs, grid, planes, mask, matched.refinement, started)
+        return _finish(pair, settings, inputs, grid, planes, mask, matched, started)
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,7 @@ class _Matched:
     template: KnownImage
     matching: Matching
     refinement: Refinement | None
+    error: float  # of what is subtracted, relative to it
 
     @property
     def typical_scale(self) -> float:
@@ -188,7 +199,8 @@ def _match(
         flux_order=settings.flux_order,
         shift_order=settings.shift_order,
     )
-    boxes = star_boxes(science, template, _constant(pair, template))
+    sources, many = _constant(pair, template)
+    boxes = star_boxes(science, template, sources)
     matching = match(boxes, options, science.shape)
     if settings.fit_scale and matching.stars_used == 0:
         raise SubtractionFailed(
@@ -199,26 +211,69 @@ def _match(
         refinement = refine(boxes, matching, max(science.psf.fwhm, template.psf.fwhm))
         if refinement is not None:
             science, template = refinement.applied(science, template)
-            matching = rematch(boxes.with_psfs(science, template), options, matching, rounds=2)
-    return _Matched(science, template, matching, refinement)
+            boxes = boxes.with_psfs(science, template)
+            matching = rematch(boxes, options, matching, rounds=2)
+    error = matching.scale_error
+    if boxes is not None and not many:
+        error = max(error, remaining_error(boxes, matching))
+        if settings.fit_scale:
+            error = max(error, _against_apertures(science, template, sources, matching))
+    return _Matched(science, template, matching, refinement, error)
 
 
-def _constant(pair: Pair, template: KnownImage) -> SourceList:
-    """The stars; where they are few, what the template shows as well, of whatever shape.
+def _against_apertures(
+    science: KnownImage, template: KnownImage, sources: SourceList, matching: Matching
+) -> float:
+    """How far the flux scale is from that of plain apertures, beyond what these are good for."""
+    dx, dy = matching.shift_at(0.5 * matching.shape[1], 0.5 * matching.shape[0])
+    scale, error = aperture_scale(science, template, sources, (float(dx), float(dy)))
+    if not np.isfinite(error):
+        return 0.0
+    off = abs(float(np.median(_scales(matching))) / scale - 1)
+    return max(off - 2 * error, 0.0)
 
-    Among few stars of the science image many may be what has just appeared, and to compare fluxes
+
+def _constant(pair: Pair, template: KnownImage) -> tuple[SourceList, bool]:
+    """The stars that the template has, too, and whether they are many.
+
+    Where they are few, what else the template shows is added, of whatever shape: to compare fluxes
     a galaxy does as well as a star.
     """
     stars = _stars(pair).sources
+    flux, error = _aperture_fluxes(template, stars, pair.shift)
+    stars = stars.select(flux > 5 * error)
     if len(stars) >= PLENTY or template.variance is None:
-        return stars
+        return stars, len(stars) >= PLENTY
     found = find_sources(template.data, np.sqrt(template.variance), template.mask)
     found = found.select(found.clean & (found.snr > CERTAIN))
     if len(found) == 0 or len(stars) == 0:
-        return found if len(found) else stars
+        return found if len(found) else stars, False
     known_x, known_y = stars.x + pair.shift[0], stars.y + pair.shift[1]
     apart = np.hypot(found.x[:, None] - known_x, found.y[:, None] - known_y).min(axis=1)
-    return joined(stars, found.select(apart > SAME_SOURCE))
+    return joined(stars, found.select(apart > SAME_SOURCE)), False
+
+
+def _aperture_fluxes(
+    image: KnownImage, stars: SourceList, shift: tuple[float, float]
+) -> tuple[Float64, Float64]:
+    """Flux within one seeing of every star, and its error."""
+    if len(stars) == 0:
+        return np.zeros(0), np.zeros(0)
+    noise = 0.0 if image.variance is None else np.sqrt(image.variance)
+    flux, error, _ = sep.sum_circle(
+        image.data, stars.x + shift[0], stars.y + shift[1], image.psf.fwhm, err=noise,
+        mask=image.bad,
+    )  # fmt: skip
+    return flux, error
+
+
+def _unchanged(pair: Pair, inputs: TileInputs) -> StarList:
+    """The stars of which the template has at least half the light: not what has appeared."""
+    stars = _stars(pair)
+    ours, _ = _aperture_fluxes(inputs.science, stars.sources, (0.0, 0.0))
+    theirs, _ = _aperture_fluxes(inputs.template, stars.sources, pair.shift)
+    scale = inputs.matching.flux_scale_at(stars.sources.x, stars.sources.y)
+    return replace(stars, sources=stars.sources.select(theirs * scale > 0.5 * ours))
 
 
 def _stars(pair: Pair) -> StarList:
@@ -314,7 +369,7 @@ def _finish(
     grid: TileGrid,
     planes: ProperPlanes,
     mask: MaskImage,
-    refinement: Refinement | None,
+    matched: _Matched,
     started: float,
 ) -> Difference:
     matching = inputs.matching
@@ -329,7 +384,7 @@ def _finish(
         score = np.asarray(planes.flux / np.sqrt(planes.flux_variance), dtype=np.float32)
         far = disturbed(holes, score, mask == 0, reach=2 * inputs.science.psf.size, step=2)
         mask[far] |= np.uint16(MaskBit.BAD)
-    with_error = replace(pair, shift_rms=rms)
+    with_error = replace(pair, shift_rms=rms, stars=_unchanged(pair, inputs))
     finished = assemble(
         planes.difference, planes.difference_variance, planes.template_difference, mask, with_error
     )
@@ -341,7 +396,7 @@ def _finish(
         fluxes.scaled[:] = planes.flux / fluxes.noise
     result = ZogyResult(
         planes.information * planes.flux, fluxes.scaled, planes.flux, fluxes.noise,
-        matching, refinement, grid,
+        matching, matched.refinement, grid,
     )  # fmt: skip
     sky_mean, sky_chi2 = sky_statistics(
         finished.scaled, planes.template_difference, finished.noise, mask
@@ -362,7 +417,7 @@ def _finish(
         kernel_shape=(side, side),
         convolved="both",
         seconds=time.perf_counter() - started,
-        model_error=max(finished.model_error, matching.scale_error),
+        model_error=max(finished.model_error, matched.error, settings.psf_error),
     )
     return Difference(
         data=finished.data, noise=finished.noise, scaled=finished.scaled,

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import sep
 
 from core.polynomials import terms
+from core.stars import SourceList
 from core.subtraction.finish import MEDIAN_OF_CHI2
 from core.subtraction.zogy_boxes import StarBoxes, halves
+from core.subtraction.zogy_images import KnownImage
 
 Float64 = npt.NDArray[np.float64]
 TYPICAL_SCATTER = 0.03  # of the scale of stars around the scale of the frame, at first
@@ -150,10 +153,54 @@ def _first_scale(boxes: StarBoxes) -> float:
     # what only one image shows has a wild ratio: a star counts by what the template has of it
     weight = 1 / ((noise / np.maximum(peaks[1], noise)) ** 2 + TYPICAL_SCATTER**2)
     ratio = peaks[0][good] / peaks[1][good] * boxes.noise[0] / boxes.noise[1]
-    return _weighted_median(ratio, weight[good])
+    return weighted_median(ratio, weight[good])
 
 
-def _weighted_median(values: Float64, weights: Float64) -> float:
+def aperture_scale(
+    science: KnownImage, template: KnownImage, sources: SourceList, shift: tuple[float, float]
+) -> tuple[float, float]:
+    """Measure the flux scale without PSFs, in apertures that hold most of either.
+
+    Too noisy to subtract with, but it tells when a PSF that few stars made is none.
+
+    Parameters
+    ----------
+    science, template : KnownImage
+    sources : SourceList
+        Of both images.
+    shift : tuple of float
+        (dx, dy): they lie at x + dx, y + dy on the template.
+
+    Returns
+    -------
+    scale, error : float
+        Science ADU per template ADU, and its relative 1-sigma error; infinite without a source.
+    """
+    radius = 2.0 * max(science.psf.fwhm, template.psf.fwhm)
+    fluxes = []
+    for image, (dx, dy) in ((science, (0.0, 0.0)), (template, shift)):
+        variance = 0.0 if image.variance is None else np.sqrt(image.variance)
+        flux, error, flag = sep.sum_circle(
+            image.data, sources.x + dx, sources.y + dy, radius, err=variance, mask=image.bad,
+            bkgann=(1.5 * radius, 2.5 * radius),
+        )  # fmt: skip
+        fluxes.append((flux, error, flag == 0))
+    (ours, our_error, whole), (theirs, their_error, there) = fluxes
+    use = whole & there & (theirs > 5 * their_error)
+    if not use.any():
+        return 1.0, float("inf")
+    ratio = ours[use] / theirs[use]
+    typical = max(abs(float(np.median(ratio))), 1e-30)
+    relative = np.hypot(our_error[use] / theirs[use] / typical, their_error[use] / theirs[use])
+    weight = 1 / (relative**2 + TYPICAL_SCATTER**2)
+    middle = weighted_median(ratio, weight)
+    scatter = 1.4826 * weighted_median(np.abs(ratio / middle - 1), weight)
+    error = 1.25 * max(1 / np.sqrt(weight.sum()), scatter / np.sqrt(use.sum()))
+    return middle, float(error) if middle > 0 else float("inf")
+
+
+def weighted_median(values: Float64, weights: Float64) -> float:
+    """Return the value with half of the weight on either side."""
     order = np.argsort(values)
     total = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(total, 0.5 * total[-1])])
@@ -195,7 +242,8 @@ def _per_star(boxes: StarBoxes, current: Matching) -> tuple[Float64, Float64, Fl
     factor = 1 + solution[:, 0]
     step = np.clip(solution[:, 1:3] / np.clip(factor, 0.3, 3.0)[:, None], -1.0, 1.0)
     # M shows what only the science image has, too; how much of a star the template has, counts
-    of_template = (b.reshape(n, -1) ** 2 * weight).sum(axis=1) - weight.shape[1]
+    noise = (np.abs(parts.of_template) ** 2).mean(axis=(1, 2))[:, None]
+    of_template = ((b.reshape(n, -1) ** 2 - noise) * weight).sum(axis=1)
     least = 1 / np.sqrt(np.maximum(of_template, 1e-6))
     errors = np.stack([np.maximum(error[:, 0], least), error[:, 1:3].mean(axis=1)], axis=1)
     return factor * scale, shift + step, errors
@@ -215,7 +263,7 @@ def _fit(
     if not good.any():
         return _fixed(options, shape)
     weight = 1 / (error[good, 0] ** 2 + TYPICAL_SCATTER**2)
-    middle = _weighted_median(scale[good], weight)
+    middle = weighted_median(scale[good], weight)
     good &= (scale > 0.5 * middle) & (scale < 2 * middle) & (middle > 0)
     if not good.any():
         return _fixed(options, shape)

@@ -28,6 +28,8 @@ MOST_STARS = 300
 FEWEST_STARS = 3
 SEARCH = 3  # pixels around a star's expected place in which its peak is looked for
 CLIP = 5.0  # sigma
+PLENTY = 60  # stars, among which what is none does not matter
+ALIKE = 0.12  # of the second moment, by which stars of a frame differ
 EARLY = 3  # rounds
 SLACKS = (
     0.3,
@@ -202,9 +204,11 @@ def _boxes(
     noise = np.sqrt(_cut(variance, stamps, core).sum(axis=(1, 2)))
     order = np.argsort(-np.where(whole, brightness, -np.inf), kind="stable")
     use = order[: min(int((whole & (brightness > 10 * noise)).sum()), MOST_STARS)]
-    if len(use) < FEWEST_STARS:
-        return None
     stamps = stamps.select(use)
+    if len(stamps) < PLENTY:
+        stamps = stamps.select(_sharpest(data, variance, stamps, fwhm))
+    if len(stamps) < FEWEST_STARS:
+        return None
     wide, hidden = _cut(data, stamps, outer), _cut(bad, stamps, outer)
     radius = _radius(outer)
     ring = (radius > half + 1) & (radius <= outer)
@@ -219,6 +223,37 @@ def _boxes(
         terms(2, stamps.x, stamps.y, shape), middle, error,
         float(np.mean(radius[ring])), half,
     )  # fmt: skip
+
+
+def _sharpest(data: FloatImage, variance: FloatImage, stamps: Stamps, fwhm: float) -> Bool:
+    """Tell the stars from what is wider: among few sources most may be galaxies.
+
+    The second moment under a Gaussian window is compared with that of the sharpest sources; one
+    of them may be something else.
+    """
+    half = int(np.ceil(1.5 * fwhm)) + 1
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    light = _cut(data, stamps, half).astype(np.float64)
+    noise2 = _cut(variance, stamps, half).astype(np.float64)
+    centre = np.zeros((len(stamps), 2))
+    for _ in range(6):
+        away2 = (x - centre[:, 0, None, None]) ** 2 + (y - centre[:, 1, None, None]) ** 2
+        window = np.exp(-0.5 * away2 / (fwhm / 2.3548) ** 2)
+        total = np.maximum((window * light).sum(axis=(1, 2)), 1e-30)
+        offset = np.stack([(window * light * axis).sum(axis=(1, 2)) for axis in (x, y)], axis=1)
+        centre += np.clip(2 * (offset / total[:, None] - centre), -0.5, 0.5)
+    size = (window * light * away2).sum(axis=(1, 2)) / total
+    spread = window * (away2 - size[:, None, None])
+    error = np.sqrt((spread**2 * noise2).sum(axis=(1, 2))) / total
+    certain = np.flatnonzero((error < 0.1 * size) & (size > 0))
+    if certain.size < FEWEST_STARS:
+        return np.zeros(len(stamps), dtype=bool)
+    sharp = float(np.sort(size[certain])[1])
+    for _ in range(3):
+        alike = np.abs(size - sharp) < 2 * error + ALIKE * sharp
+        weight = np.where(alike, 1 / (error**2 + (0.5 * ALIKE * sharp) ** 2), 0)
+        sharp = float((weight * size).sum() / weight.sum())
+    return np.asarray(alike & (error < 0.2 * size))
 
 
 def _peaks(data: FloatImage, x: Float64, y: Float64, half: int) -> Stamps:

@@ -19,7 +19,7 @@ from core.polynomials import terms
 from core.psf import PSFModel
 from core.subtraction.zogy_boxes import StarBoxes, centred_transforms, halves
 from core.subtraction.zogy_images import KnownImage
-from core.subtraction.zogy_matching import Matching
+from core.subtraction.zogy_matching import Matching, weighted_median
 
 Float64 = npt.NDArray[np.float64]
 LEAST_STARS = 5
@@ -137,6 +137,34 @@ def refine(boxes: StarBoxes, matching: Matching, fwhm: float) -> Refinement | No
         residual = free[:, -1] - np.einsum("sb,sbp->sp", phi @ coefficients, free[:, :-1])
     kernel = np.tensordot(coefficients, basis, axes=1)
     return Refinement(kernel, order, int(kept.sum()), int((~kept).sum()))
+
+
+def remaining_error(boxes: StarBoxes, matching: Matching) -> float:
+    """Light that is left of the brightest sources, relative to theirs.
+
+    It is the median of the sources, each counting by how well it is seen: one star that outshines
+    all others is not forgiven what stays of it, nor does a transient on a galaxy count for much.
+
+    Parameters
+    ----------
+    boxes : StarBoxes
+    matching : Matching
+    """
+    scale, shift = (at(boxes.x, boxes.y) for at in (matching.flux_scale_at, matching.shift_at))
+    parts = halves(boxes, scale, shift)
+    n = len(boxes)
+    residual = boxes.real(parts.science - parts.template).reshape(n, -1)
+    template = boxes.real(parts.template).reshape(n, -1)
+    photons = parts.variance.reshape(n, -1)
+    of_template = (template**2 / photons).sum(axis=1)
+    known = np.argsort(-of_template)[:BRIGHTEST]
+    known = known[of_template[known] > LEAST_SIGNAL**2]
+    if known.size == 0:
+        return 0.0
+    residual = residual - np.median(residual, axis=1, keepdims=True)
+    excess = np.maximum((residual**2 - photons)[known].sum(axis=1), 0)
+    left = np.sqrt(excess / (template[known] ** 2).sum(axis=1))
+    return weighted_median(left, of_template[known])
 
 
 def _relative_error(residual: Float64, signal: Float64, photons: Float64) -> float:

@@ -11,6 +11,7 @@ from core.psf import PSFModel
 from core.simulate import PairSettings, simulate_pair
 from core.subtraction.difference import Difference
 from core.subtraction.run_zogy import run_zogy
+from core.subtraction.verdict import QualityLimits, judge
 
 # The published signature: an astronomer's script keeps working when the import line changes.
 DOCUMENTED = {
@@ -123,3 +124,31 @@ def test_options_of_a_psf_program_are_said_to_be_unused(pair, caplog):
 def test_shapes_must_agree(pair):
     with pytest.raises(ValueError, match="differ in shape"):
         run_zogy(pair.science, pair.template[:-4])
+
+
+FEW = {"shape": (600, 600), "n_transients": 20}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_twelve_stars_are_enough(seed):
+    # among 12 stars and 20 transients, with 90 galaxies around
+    pair = simulate_pair(PairSettings(seed=seed, n_stars=12, star_faint=18.0, **FEW))
+    difference = run(pair, nx=None, overlap=None, dx=None, dy=None, get_difference=True)[-1]
+    assert judge(difference.quality, QualityLimits()) == []
+    assert difference.quality.kernel_sum == pytest.approx(pair.flux_scale, rel=0.03)
+    assert difference.quality.star_chi2 < 1.3
+
+
+@pytest.mark.parametrize(("seed", "n_stars"), [(3, 8), (2, 12), (1, 15), (3, 20)])
+def test_too_few_stars_for_the_psfs_are_not_called_good(seed, n_stars):
+    # most of these stars are too faint to be seen, and galaxies are taken for them
+    pair = simulate_pair(PairSettings(seed=seed, n_stars=n_stars, **FEW))
+    difference = run(pair, nx=None, overlap=None, dx=None, dy=None, get_difference=True)[-1]
+    wrong = abs(difference.quality.kernel_sum / pair.flux_scale - 1)
+    assert wrong < 0.05 or judge(difference.quality, QualityLimits())
+
+
+def test_a_psf_that_no_star_tells_is_not_called_good():
+    pair = simulate_pair(PairSettings(shape=(400, 400), seed=4, n_stars=0, n_transients=0))
+    difference = run(pair, get_difference=True)[-1]
+    assert judge(difference.quality, QualityLimits())
