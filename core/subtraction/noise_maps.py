@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from core.image import ExposureFacts, FloatImage, Image, MaskBit
 from core.noise import Sky, measure_sky, with_noise
+from core.subtraction.difference import Difference
 
 NoiseArgument = npt.NDArray[np.floating] | bool | None
 
@@ -111,3 +112,38 @@ def noise_map(
     """Return the per-pixel RMS that an ``err`` argument means; None where there is none."""
     described, _ = with_noise_argument(as_image(image, mask, gain, "the image"), err)
     return None if described.variance is None else np.sqrt(described.variance)
+
+
+def with_photons_of_new_sources(difference: Difference) -> Difference:
+    """Add the photon noise of what is only in the science image to the noise of a difference.
+
+    The noise of the known sources comes from the matched template, so that the noise of a pixel
+    does not choose its own weight. What is new is not in it; the pipeline adds its photons when
+    it measures the source, and whoever takes the noise as a plane needs them in the plane. They
+    are taken where the mean of 3x3 pixels stands out by six sigma: the sky stays as it is.
+
+    Returns
+    -------
+    Difference
+        The same one where there is nothing to add. ``noise`` and ``scaled`` are changed in place.
+    """
+    if difference.gain:
+        per_gain = np.float32(1 / difference.gain)
+        _add_photons(difference.data, per_gain, difference.noise, difference.scaled)
+    return replace(difference, gain=None)
+
+
+@numba.njit(parallel=True, cache=True)
+def _add_photons(data, per_gain, noise, scaled):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = data.shape
+    for y in numba.prange(1, ny - 1):
+        for x in range(1, nx - 1):
+            if data[y, x] <= 0:
+                continue
+            mean = np.float32(0)
+            for row in range(y - 1, y + 2):
+                mean += data[row, x - 1] + data[row, x] + data[row, x + 1]
+            mean /= np.float32(9)
+            if mean > np.float32(2) * noise[y, x]:
+                noise[y, x] = np.sqrt(noise[y, x] ** 2 + mean * per_gain)
+                scaled[y, x] = data[y, x] / noise[y, x]

@@ -14,7 +14,12 @@ from core.image import Image
 from core.noise import Sky, measure_sky
 from core.psf import measure_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
-from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
+from core.subtraction.noise_maps import (
+    NoiseArgument,
+    as_image,
+    with_noise_argument,
+    with_photons_of_new_sources,
+)
 from core.subtraction.pair import Pair
 from core.subtraction.sfft import SFFTSettings, subtract
 from core.subtraction.verbosity import Verbose, say
@@ -147,7 +152,9 @@ def run_sfft(
         iterations=max(1, max_iter),
         stamp_half=stamp_half,
     )
-    difference = subtract(pair, settings, threads=threads or _all_threads())
+    difference = with_photons_of_new_sources(
+        subtract(pair, settings, threads=threads or _all_threads())
+    )
     say(log, verbose, "SFFT: %s", difference.quality)
     planes: list[Any] = [difference.data]
     if get_convolved:
