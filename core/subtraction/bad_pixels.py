@@ -46,21 +46,24 @@ def _moffat(distance: npt.NDArray[np.float64], fwhm: float) -> npt.NDArray[np.fl
 
 
 def fill_bad_pixels(
-    source: FloatImage, mask: MaskImage, bound: Profile, negligible: float
+    padded: FloatImage, mask: MaskImage, border: tuple[int, int], bound: Profile, negligible: float
 ) -> FloatImage:
     """Fill bad pixels with the mean of the nearest good ones, and tell how wrong that may be.
 
     A hole in a star has edges, and the rough noise of a kernel, which a whole star averages away,
     shows along them. What the hole really held, several times the light beside it in a saturated
-    core, remains unknown.
+    core, remains unknown. The pixels beyond the edge of the frame are no better than bad ones.
 
     Parameters
     ----------
-    source : ndarray of float32, shape (ny, nx)
-        The image that is to be convolved, sky-subtracted; its bad pixels are changed, but not
-        those that are further than 7 pixels from any good one.
+    padded : ndarray of float32
+        The image that is to be convolved, sky-subtracted, with a border
+        (`core.subtraction.convolve.pad`). Its bad pixels and its border are changed, but not what
+        is further than 7 pixels from any good pixel.
     mask : ndarray of uint16, shape (ny, nx)
         Bad pixels are not zero.
+    border : tuple of int
+        Rows above and columns left of the frame in ``padded``.
     bound : ndarray of float32
         As `kernel_bound` returns it.
     negligible : float
@@ -69,23 +72,24 @@ def fill_bad_pixels(
     Returns
     -------
     ndarray of float32, shape (ny, nx)
-        Error that is left in the matched image, ADU; zero far from bad pixels.
+        Error that is left in the matched image, ADU; zero far from bad pixels and edges.
     """
-    error = np.zeros(source.shape, dtype=np.float32)  # not a page of it is real before it is used
-    _fill(source, mask, bound, np.float32(negligible), error)
+    error = np.zeros(mask.shape, dtype=np.float32)  # not a page of it is real before it is used
+    _fill(padded, mask, border[0], border[1], bound, np.float32(negligible), error)
     return error
 
 
 @numba.njit(cache=True)
-def _fill(source, mask, bound, negligible, error):  # type: ignore[no-untyped-def] # pragma: no cover
+def _fill(padded, mask, top, left, bound, negligible, error):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = mask.shape
+    up, aside = min(top, DEEP), min(left, DEEP)
     last = len(bound) - 1
-    for y in range(ny):
-        for x in range(nx):
-            if mask[y, x] == 0:
+    for y in range(-up, ny + up):
+        for x in range(-aside, nx + aside):
+            if 0 <= y < ny and 0 <= x < nx and mask[y, x] == 0:
                 continue
-            mean, highest = _nearest_good(source, mask, y, x)
-            source[y, x] = mean
+            mean, highest = _nearest_good(padded, mask, top, left, y, x)
+            padded[y + top, x + left] = mean
             light = np.float32(PEAK) * highest
             if light * bound[0] <= negligible:
                 continue
@@ -104,7 +108,7 @@ def _fill(source, mask, bound, negligible, error):  # type: ignore[no-untyped-de
 
 
 @numba.njit(cache=True)
-def _nearest_good(source, mask, y, x):  # type: ignore[no-untyped-def] # pragma: no cover
+def _nearest_good(padded, mask, top, left, y, x):  # type: ignore[no-untyped-def] # pragma: no cover
     """Mean and maximum of the good pixels on the smallest square that has any; 0 deep inside."""
     ny, nx = mask.shape
     deep = True
@@ -121,8 +125,9 @@ def _nearest_good(source, mask, y, x):  # type: ignore[no-untyped-def] # pragma:
             step = 1 if abs(row - y) == s else 2 * s
             for col in range(x - s, x + s + 1, step):
                 if 0 <= col < nx and mask[row, col] == 0:
-                    total += source[row, col]
-                    highest = max(highest, source[row, col])
+                    value = padded[row + top, col + left]
+                    total += value
+                    highest = max(highest, value)
                     count += 1
         if count:
             return total / np.float32(count), highest

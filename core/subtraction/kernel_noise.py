@@ -17,6 +17,7 @@ from core.subtraction.stamps import Stamps
 
 Float64 = npt.NDArray[np.float64]
 N_BLOBS = 9
+COHERENT = 3.0  # what a smooth error counts in a sum over a star, against white noise
 NODES = 33  # a side of the grid that the variance is interpolated on
 
 
@@ -52,6 +53,10 @@ class KernelNoise:
     def add_to(self, variance: FloatImage, power: FloatImage) -> None:
         """Add the kernel's noise to a variance plane, in place.
 
+        It is added three times: the error that a kernel leaves around a star is as smooth as the
+        star, and in a sum over a PSF, which is what detection and photometry take, it is up to ten
+        times the variance that white noise of its size would have.
+
         Parameters
         ----------
         variance : ndarray of float32, shape (ny, nx)
@@ -62,7 +67,8 @@ class KernelNoise:
         ny, nx = self.shape
         nodes_y = np.linspace(0, ny - 1, NODES)
         nodes_x = np.linspace(0, nx - 1, NODES)
-        _add(variance, power, self.at(*np.meshgrid(nodes_x, nodes_y)).astype(np.float32))
+        nodes = COHERENT * self.at(*np.meshgrid(nodes_x, nodes_y))
+        _add(variance, power, nodes.astype(np.float32))
 
 
 def kernel_noise(solution: Solution, shape: tuple[int, int], source_fwhm: float) -> KernelNoise:

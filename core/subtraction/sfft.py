@@ -135,10 +135,9 @@ def _apply(
             f"the kernel's sum is {np.median(kernel_sum):.3g} (lowest {kernel_sum.min():.3g}): "
             "the images do not show the same sky, or one of them is not photometric"
         )
-    mask = _joined_mask(pair, fit, science_convolved)
     order = result.kernel_order
     source = pair.science if science_convolved else pair.template
-    filled_error = _fill(source, fit, result)
+    hidden = _fill(source, fit, result)
     matched = convolve_padded(fit.padded, pair.shape, result.kernel, order, threads=threads)
     bright = footprint_power(fit.padded, pair.shape, fit.kernel_shape)
     fit.release()
@@ -154,8 +153,8 @@ def _apply(
         variance += fit.target_variance
     fit.kernel_noise.add_to(variance, bright)
     del bright
-    _add_square(variance, filled_error)
-    del filled_error
+    mask = _joined_mask(pair, fit, science_convolved, hidden, variance)
+    del hidden
     data = np.subtract(fit.target, np.float32(fit.target_level))
     data -= matched
     data -= fit_residual_background(data, variance, mask, fit.settings.background_order)
@@ -203,16 +202,24 @@ def _apply(
     )
 
 
-def _joined_mask(pair: Pair, fit: KernelFit, science_convolved: bool) -> MaskImage:
-    """Join both masks: the convolved image's bits grown by the kernel, and the kernel's edge."""
-    template_bad = pair.template.bad if science_convolved else _grown(pair.template, pair, fit)
-    science_bad = _grown(pair.science, pair, fit) if science_convolved else None
+def _joined_mask(
+    pair: Pair, fit: KernelFit, science_convolved: bool, hidden: FloatImage, variance: FloatImage
+) -> MaskImage:
+    """Join both masks, and add the square of what bad pixels hide to the variance.
+
+    Where that is more than the noise, and in the core of the kernel around every bad pixel and
+    along the edges, the matched image is not to be trusted. Further out in the kernel's footprint
+    nothing is lost but what a bright star hides there: ``hidden`` follows its light.
+    """
+    source = pair.science if science_convolved else pair.template
+    wider = abs(pair.science_fwhm**2 - pair.template_fwhm**2)
+    reach = int(np.ceil(3 * np.sqrt(wider) / 2.3548 + 1))
+    down, along = (min(side // 2, reach) for side in fit.kernel_shape)
     mask = np.empty_like(pair.science.mask)
-    _join_masks(pair.science.mask, pair.template.mask, template_bad, mask)
-    if science_bad is not None:
-        mask[science_bad] |= np.uint16(MaskBit.BAD)
-    half_y, half_x = fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2
-    for edge in (np.s_[:half_y], np.s_[-half_y:], np.s_[:, :half_x], np.s_[:, -half_x:]):
+    spoilt = grow(source.bad, down, along)
+    own = MaskBit.BAD if science_convolved else MaskBit.TEMPLATE_BAD
+    _join_masks(pair.science.mask, pair.template.mask, spoilt, hidden, int(own), mask, variance)
+    for edge in (np.s_[:down], np.s_[-down:], np.s_[:, :along], np.s_[:, -along:]):
         mask[edge] |= np.uint16(MaskBit.EDGE)
     return mask
 
@@ -223,22 +230,8 @@ def _fill(source: Image, fit: KernelFit, result: SFFTResult) -> FloatImage:
     typical = float(np.sqrt(np.median(fit.target_variance[::step, ::step])))
     kernel_sum = float(result.kernel[0].sum())
     bound = kernel_bound(fit.source_fwhm, fit.target_fwhm, kernel_sum)
-    return fill_bad_pixels(fit.planes.source, source.mask, bound, NEGLIGIBLE * typical)
-
-
-def _grown(source: Image, pair: Pair, fit: KernelFit) -> npt.NDArray[np.bool_]:
-    """Tell where bad pixels of the convolved image spoil the matched one.
-
-    Saturated pixels and missing ones are far off their true values, so that the whole footprint
-    of the kernel is lost. Other bad pixels, cosmic rays and dead columns, were filled with sky;
-    beyond 3 sigma of the kernel what the fill lacks is below the noise of any but the brightest.
-    """
-    half_y, half_x = fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2
-    hard = (source.mask & (MaskBit.SATURATED | MaskBit.NO_DATA)) != 0
-    wider = abs(pair.science_fwhm**2 - pair.template_fwhm**2)
-    reach = int(np.ceil(3 * np.sqrt(wider) / 2.3548 + 1))
-    soft = grow(source.bad & ~hard, min(half_y, reach), min(half_x, reach))
-    return soft | grow(hard, half_y, half_x)
+    border = (fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2)
+    return fill_bad_pixels(fit.padded, source.mask, border, bound, NEGLIGIBLE * typical)
 
 
 _OF_TEMPLATE = (
@@ -249,26 +242,21 @@ _TEMPLATE_BAD = int(MaskBit.TEMPLATE_BAD)
 
 
 @numba.njit(parallel=True, cache=True)
-def _join_masks(science, template, template_bad, out):  # type: ignore[no-untyped-def] # pragma: no cover
+def _join_masks(science, template, spoilt, hidden, own, out, variance):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = science.shape
     for y in numba.prange(ny):
         for x in range(nx):
             bits = int(science[y, x])
-            if template_bad[y, x]:
-                bits |= _TEMPLATE_BAD
             if template[y, x]:
-                for own, joined in _OF_TEMPLATE:
-                    if template[y, x] & own:
+                bits |= _TEMPLATE_BAD
+                for its, joined in _OF_TEMPLATE:
+                    if template[y, x] & its:
                         bits |= joined
+            square = hidden[y, x] * hidden[y, x]
+            if spoilt[y, x] or square > variance[y, x]:
+                bits |= own
+            variance[y, x] += square
             out[y, x] = bits
-
-
-@numba.njit(parallel=True, cache=True)
-def _add_square(variance, error):  # type: ignore[no-untyped-def] # pragma: no cover
-    ny, nx = variance.shape
-    for y in numba.prange(ny):
-        for x in range(nx):
-            variance[y, x] += error[y, x] * error[y, x]
 
 
 @numba.njit(parallel=True, cache=True)

@@ -6,7 +6,7 @@ import pytest
 from core.polynomials import terms
 from core.subtraction.convolve import convolve_varying, footprint_power, pad
 from core.subtraction.kernel_model import KernelModel
-from core.subtraction.kernel_noise import kernel_noise, stamp_power
+from core.subtraction.kernel_noise import COHERENT, kernel_noise, stamp_power
 from core.subtraction.normal_equations import FitPlanes, accumulate, solve
 from core.subtraction.stamps import stamps_at
 
@@ -60,7 +60,7 @@ def test_it_is_the_variance_of_what_the_kernel_makes_of_a_star(many):
         for i, (px, py) in enumerate(places):
             box = np.s_[py - 3 : py + 4, px - 3 : px + 4]
             measured[i] += np.mean(error[box] ** 2)
-            predicted[i] += plane[box].mean()
+            predicted[i] += plane[box].mean() / COHERENT
     assert (measured / predicted < 2).all()
     assert (measured / predicted > 0.3).all()
     assert measured[1] > 3 * measured[0]
@@ -71,7 +71,7 @@ def test_the_plane_is_the_variance_of_every_place(many):
     plane = np.zeros(SHAPE, dtype=np.float32)
     noise.add_to(plane, np.full(SHAPE, 1e6, dtype=np.float32))
     x, y = np.meshgrid(np.arange(SHAPE[1]), np.arange(SHAPE[0]))
-    np.testing.assert_allclose(plane, 1e6 * noise.at(x, y), rtol=0.05)
+    np.testing.assert_allclose(plane, COHERENT * 1e6 * noise.at(x, y), rtol=0.05)
 
 
 def test_a_single_place_agrees_with_the_sum_over_terms(many):

@@ -108,7 +108,7 @@ def test_blurrier_template_convolves_the_science_image(seeing):
 
 
 @pytest.mark.parametrize("bit", [MaskBit.BAD, MaskBit.SATURATED])
-def test_template_defects_grow_by_the_kernel(bit):
+def test_template_defects_grow_by_the_kernels_core(bit):
     settings = PairSettings(shape=(256, 256), seed=9, n_transients=0, star_density=3000)
     _, pair = make_pair(settings)
     mask = pair.template.mask.copy()
@@ -117,17 +117,33 @@ def test_template_defects_grow_by_the_kernel(bit):
     data[100, 120] = 1e6
     pair = replace(pair, template=replace(pair.template, mask=mask, data=data))
     difference = subtract(pair)
-    half = difference.quality.kernel_shape[0] // 2
-    if bit == MaskBit.BAD:  # filled with sky: only where the kernel has weight
-        wider = pair.science_fwhm**2 - pair.template_fwhm**2
-        half = int(np.ceil(3 * np.sqrt(wider) / 2.3548 + 1))
-        assert half < difference.quality.kernel_shape[0] // 2
+    wider = pair.science_fwhm**2 - pair.template_fwhm**2
+    half = int(np.ceil(3 * np.sqrt(wider) / 2.3548 + 1))
+    assert half < difference.quality.kernel_shape[0] // 2
     bad = (difference.mask & MaskBit.TEMPLATE_BAD) != 0
     assert bad[100 - half : 101 + half, 120 - half : 121 + half].all()
+    assert not bad[85:95, 120].all()
     ring = np.abs(
         difference.scaled[100 - half - 3 : 101 + half + 3, 120 - half - 3 : 121 + half + 3]
     )
     assert ring.max() < 8
+
+
+def test_what_a_saturated_star_hides_is_noise_or_masked():
+    """Its core is unknown; inside the kernel's reach and beyond, the map must say so."""
+    settings = PairSettings(shape=(512, 512), seed=9, n_transients=0, star_density=2500)
+    truth, pair = make_pair(settings)
+    brightest = np.argmax(np.where(np.asarray(truth.stars["flux"]) < 3e5, truth.stars["flux"], 0))
+    x, y = (round(float(truth.stars[name][brightest])) for name in ("x", "y"))
+    mask = pair.template.mask.copy()
+    mask[y - 2 : y + 3, x - 2 : x + 3] |= np.uint16(MaskBit.SATURATED)
+    difference = subtract(replace(pair, template=replace(pair.template, mask=mask)))
+    box = np.s_[max(0, y - 14) : y + 15, max(0, x - 14) : x + 15]
+    good = difference.mask[box] == 0
+    assert good.sum() > 300
+    assert np.abs(difference.scaled[box])[good].max() < 5
+    assert np.mean(difference.scaled[box] ** 2) < 1.5
+    assert difference.noise[y, x] > 10 * np.median(difference.noise)
 
 
 def test_changed_star_is_clipped_and_does_not_bend_the_kernel():
