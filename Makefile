@@ -55,8 +55,8 @@ bench: $(STAMP) $(PEERS)/.installed ## measure subtraction and projection beside
 # Without them, where there is no way to the package index, the table says so and goes on.
 $(PEERS)/.installed: pyproject.toml | $(STAMP)
 	@echo "make bench: installing the peers into $(PEERS)"
-	@$(BIN)/python -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1' && \
+	@$(BIN)/python -m venv $(PEERS) && \
+		$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1' && \
 		$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --group bench && \
 		touch $@ || echo "make bench: the peers could not be installed, and are not measured"
 
