@@ -9,6 +9,7 @@ import numpy as np
 
 from core.image import FloatImage, MaskImage
 from core.subtraction.pair import Pair
+from core.subtraction.star_residuals import chi2_on_stars
 
 MEDIAN_OF_CHI2 = 0.45494  # of one degree of freedom
 CHI2_OF_90_PERCENT = 2.7055
@@ -23,7 +24,8 @@ class FinishedPlanes:
     ----------
     data, noise, scaled : ndarray of float32, shape (ny, nx)
     star_chi2 : float
-        Mean of (data / noise)² in star footprints, *before* the model error widens the noise.
+        Mean of (data / noise)² in star footprints, *before* the model error widens the noise
+        (`core.subtraction.star_residuals`).
     model_error : float
         Error of the matched template relative to its flux, measured on the brightest stars.
     """
@@ -67,7 +69,7 @@ def assemble(
     if pair.shift_rms > 0:
         displacement = _displacement(data, squared, matched, mask, pair.shift_rms)
         _add_gradient(matched, np.float32(displacement**2), squared)
-    star_chi2 = _star_chi2(data, squared, mask, pair)
+    star_chi2 = chi2_on_stars(data, squared, matched, mask, pair)
     error = _model_error(data, squared, matched, mask)
     scaled = np.empty_like(data)
     step = max(1, int(np.sqrt(data.size / 1e5)))
@@ -99,33 +101,6 @@ def _displacement(
         if np.percentile(r2 / (v + (share * highest) ** 2 * g2), 90) <= CHI2_OF_90_PERCENT:
             return float(share * highest)
     return highest
-
-
-def _star_chi2(data: FloatImage, squared: FloatImage, mask: MaskImage, pair: Pair) -> float:
-    """Mean of scaled² over circles of one FWHM radius around the stars of the list."""
-    if pair.stars is None or len(pair.stars) == 0:
-        return float("nan")
-    stars = pair.stars.sources
-    radius = max(pair.science_fwhm, pair.template_fwhm)
-    half = int(np.ceil(radius))
-    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
-    disc = np.hypot(rows, cols) <= radius
-    dy, dx = rows[disc], cols[disc]
-    y = np.rint(stars.y).astype(int)[:, None] + dy
-    x = np.rint(stars.x).astype(int)[:, None] + dx
-    inside = (x >= 0) & (y >= 0) & (x < data.shape[1]) & (y < data.shape[0])
-    x, y = np.clip(x, 0, data.shape[1] - 1), np.clip(y, 0, data.shape[0] - 1)
-    use = inside & (mask[y, x] == 0)
-    chi2 = np.where(use, data[y, x] ** 2 / squared[y, x], 0)
-    count = use.sum(axis=1)
-    good = count > 0.5 * dy.size
-    if not good.any():
-        return float("nan")
-    per_star = chi2[good].sum(axis=1) / count[good]
-    changed = per_star > np.median(per_star) + 10 * 1.4826 * np.median(
-        np.abs(per_star - np.median(per_star))
-    )
-    return float(per_star[~changed].mean())
 
 
 def _model_error(

@@ -108,23 +108,6 @@ def test_a_scatter_that_the_residuals_do_not_show_is_not_taken(stars):
     assert np.mean(got.scaled[light > 50 * SKY_NOISE] ** 2) > 0.9
 
 
-def test_a_star_that_changed_does_not_spoil_the_verdict(stars):
-    x, y, _, light, variance = stars
-    data = noise_of(variance, 11)
-    add_gaussians(data, x[50:52], y[50:52], 1e5, FWHM)
-    got = assembled(data, variance, light, pair_of(x, y))
-    assert got.star_chi2 == pytest.approx(1, abs=0.06)
-
-
-def test_without_stars_there_is_no_verdict_on_them(stars):
-    _, _, _, light, variance = stars
-    assert np.isnan(assembled(noise_of(variance, 12), variance, light, pair_of()).star_chi2)
-    masked = np.full(SHAPE, MaskBit.BAD, np.uint16)
-    got = assembled(noise_of(variance, 12), variance, light, pair_of([100], [100]), masked)
-    assert np.isnan(got.star_chi2)
-    assert np.isfinite(got.scaled).all()
-
-
 def test_sky_statistics_are_of_blank_sky(stars):
     *_, light, variance = stars
     noise = np.sqrt(variance).astype(np.float32)
