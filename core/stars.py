@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import sep
@@ -169,12 +170,24 @@ def _any_masked(
     mask: MaskImage, x: Column, y: Column, reach: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
     ny, nx = mask.shape
-    table = np.zeros((ny + 1, nx + 1), dtype=np.int32)
-    np.cumsum(np.cumsum(mask != 0, axis=0, dtype=np.int32), axis=1, out=table[1:, 1:])
     xi, yi = np.rint(x).astype(int), np.rint(y).astype(int)
     x0, x1 = np.clip(xi - reach, 0, nx), np.clip(xi + reach + 1, 0, nx)
     y0, y1 = np.clip(yi - reach, 0, ny), np.clip(yi + reach + 1, 0, ny)
-    return (table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0]) > 0
+    hit = np.zeros(len(x), dtype=np.bool_)
+    _look_into(mask, x0, x1, y0, y1, hit)
+    return hit
+
+
+@numba.njit(nogil=True, cache=True)
+def _look_into(mask, x0, x1, y0, y1, hit):  # type: ignore[no-untyped-def] # pragma: no cover
+    for n in range(x0.size):
+        for y in range(y0[n], y1[n]):
+            for x in range(x0[n], x1[n]):
+                if mask[y, x] != 0:
+                    hit[n] = True
+                    break
+            if hit[n]:
+                break
 
 
 def select_stars(sources: SourceList, *, limit: int = 2000) -> StarList:

@@ -12,6 +12,7 @@ import logging
 import time
 from dataclasses import astuple, dataclass, replace
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
@@ -41,6 +42,7 @@ from core.subtraction.zogy_psf_fit import PLENTY
 from core.subtraction.zogy_refinement import Refinement, refine, remaining_error
 from core.subtraction.zogy_tiles import (
     ProperPlanes,
+    Tile,
     TileGrid,
     TileInputs,
     model_of,
@@ -53,6 +55,7 @@ log = logging.getLogger(__name__)
 Float64 = npt.NDArray[np.float64]
 BRIGHT_FILL = 20.0  # sigma
 CERTAIN = 20.0  # sigma, of a source that a star list may be filled up with
+PSF_GRID = 5  # places along a side at which the PSF of the difference is evaluated
 SAME_SOURCE = 3.0  # pixels
 TILE = 512  # pixels: the side of a tile that is not given
 
@@ -106,7 +109,7 @@ class ZogyResult:
 
     Attributes
     ----------
-    score : S, the matched-filter statistic (equation 17), 1 / ADU
+    information : F_S, inverse variance of ``flux`` where there is nothing but sky, 1 / ADU²
     significance : S_corr (equation 25): S over its noise, the sources' photons, the registration
         noise and the measured error of the matching included; unit variance on blank sky
     flux, flux_err : F_psf and its 1-sigma error, science ADU
@@ -115,13 +118,18 @@ class ZogyResult:
     grid : the tiles
     """
 
-    score: FloatImage
+    information: FloatImage
     significance: FloatImage
     flux: FloatImage
     flux_err: FloatImage
     matching: Matching
     refinement: Refinement | None
     grid: TileGrid
+
+    @property
+    def score(self) -> FloatImage:
+        """S, the matched-filter statistic (equation 17), 1 / ADU."""
+        return self.information * self.flux
 
 
 def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int = 1) -> Difference:
@@ -157,9 +165,10 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
         science = known(pair.science, pair.science_fwhm, stars)
         template = known(pair.template, pair.template_fwhm, stars, pair.shift)
         _check(science, template)
-        matched = _match(science, template, pair, settings)
+        with scipy.fft.set_workers(threads):
+            matched = _match(science, template, pair, settings)
         science, template = floors(matched.science, matched.template, matched.typical_scale)
-        inputs, grid = _inputs(science, template, settings, matched.matching)
+        inputs, grid = _inputs(science, template, settings, matched.matching, threads)
         planes = subtract_tiles(inputs, grid, threads=threads)
         mask = _mask(science, template, _reach(inputs, grid))
         return _finish(pair, settings, inputs, grid, planes, mask, matched, started)
@@ -212,7 +221,7 @@ def _match(
         if refinement is not None:
             science, template = refinement.applied(science, template)
             boxes = boxes.with_psfs(science, template)
-            matching = rematch(boxes, options, matching, rounds=2)
+            matching = rematch(boxes, options, matching)
     error = matching.scale_error
     if boxes is not None and not many:
         error = max(error, remaining_error(boxes, matching))
@@ -290,7 +299,11 @@ def joined(first: SourceList, second: SourceList) -> SourceList:
 
 
 def _inputs(
-    science: KnownImage, template: KnownImage, settings: ZogySettings, matching: Matching
+    science: KnownImage,
+    template: KnownImage,
+    settings: ZogySettings,
+    matching: Matching,
+    threads: int,
 ) -> tuple[TileInputs, TileGrid]:
     ny, nx = science.shape
     tiles = settings.tiles or (max(1, round(ny / TILE)), max(1, round(nx / TILE)))
@@ -311,6 +324,7 @@ def _inputs(
         template,
         float(matching.flux_scale_at(*centre)),
         (float(shift[0]), float(shift[1])),
+        threads=threads,
     )
     return TileInputs(whole_science, whole_template, science_noise, template_noise, matching), grid
 
@@ -350,16 +364,30 @@ def _mask(science: KnownImage, template: KnownImage, reach: int) -> MaskImage:
     mask = science.mask.copy()
     fwhm = max(science.psf.fwhm, template.psf.fwhm)
     for image, bit in ((science, MaskBit.BAD), (template, MaskBit.TEMPLATE_BAD)):
-        mask[grow(image.bad, reach, reach)] |= np.uint16(bit)
+        _flag(mask, grow(image.bad, reach, reach), bit)
         wide = max(reach, int(np.ceil(fwhm)))
-        saturated = (image.mask & MaskBit.SATURATED) != 0
-        mask[grow(saturated, wide, wide)] |= np.uint16(bit)
-    mask[(template.mask & MaskBit.SATURATED) != 0] |= np.uint16(MaskBit.TEMPLATE_SATURATED)
-    mask[(template.mask & MaskBit.NO_DATA) != 0] |= np.uint16(MaskBit.TEMPLATE_NO_DATA)
+        _flag(mask, grow(_has(image.mask, MaskBit.SATURATED), wide, wide), bit)
+    _flag(mask, _has(template.mask, MaskBit.SATURATED), MaskBit.TEMPLATE_SATURATED)
+    _flag(mask, _has(template.mask, MaskBit.NO_DATA), MaskBit.TEMPLATE_NO_DATA)
     edge = max(reach, int(np.ceil(2.5 * fwhm)))
     for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
         mask[side] |= np.uint16(MaskBit.EDGE)
     return mask
+
+
+def _has(mask: MaskImage, bit: MaskBit) -> npt.NDArray[np.bool_]:
+    return (mask & np.uint16(bit)) != 0
+
+
+def _flag(mask: MaskImage, where: npt.NDArray[np.bool_], bit: MaskBit) -> None:
+    _set_bit(mask.reshape(-1), where.reshape(-1), np.uint16(bit))
+
+
+@numba.njit(parallel=True, cache=True)
+def _set_bit(mask, where, bit):  # type: ignore[no-untyped-def] # pragma: no cover
+    for i in numba.prange(mask.size):
+        if where[i]:
+            mask[i] |= bit
 
 
 def _finish(
@@ -395,7 +423,7 @@ def _finish(
         fluxes.noise[:] = np.sqrt(fluxes.noise**2 + extra * planes.template_flux**2)
         fluxes.scaled[:] = planes.flux / fluxes.noise
     result = ZogyResult(
-        planes.information * planes.flux, fluxes.scaled, planes.flux, fluxes.noise,
+        planes.information, fluxes.scaled, planes.flux, fluxes.noise,
         matching, matched.refinement, grid,
     )  # fmt: skip
     sky_mean, sky_chi2 = sky_statistics(
@@ -439,7 +467,7 @@ def _holes(inputs: TileInputs) -> npt.NDArray[np.bool_]:
         rows, columns = np.nonzero(image.bad | edge)
         level = BRIGHT_FILL * np.sqrt(image.typical_variance())
         bright = np.abs(image.data[rows, columns]) > level
-        bright |= (image.mask[rows, columns] & MaskBit.SATURATED) != 0
+        bright |= _has(image.mask[rows, columns], MaskBit.SATURATED)
         holes[rows[bright], columns[bright]] = True
     return holes
 
@@ -480,18 +508,15 @@ def _difference_psf(inputs: TileInputs, grid: TileGrid) -> PSFModel:
     ny, nx = grid.shape
     order = max(inputs.science.psf.order, inputs.template.psf.order)
     side = int(scipy.fft.next_fast_len(4 * inputs.science.psf.size, real=True))
-    tiles = list(grid)
-    columns = sorted({round(i) for i in np.linspace(0, grid.tiles[1] - 1, 5)})
-    rows = sorted({round(i) for i in np.linspace(0, grid.tiles[0] - 1, 5)})
     stamps, places = [], []
-    for j in rows:
-        for i in columns:
-            tile = tiles[j * grid.tiles[1] + i]
-            model = model_of(inputs, grid, tile, (j, i))
-            stamps.append(difference_psf(model, (side, side)))
-            places.append(tile.centre)
+    for y in np.linspace(0, ny - 1, PSF_GRID):
+        for x in np.linspace(0, nx - 1, PSF_GRID):
+            index = int(y * grid.tiles[0] / ny), int(x * grid.tiles[1] / nx)
+            row, column = round(y), round(x)
+            around = Tile(row, row + 1, column, column + 1)
+            stamps.append(difference_psf(model_of(inputs, grid, around, index), (side, side)))
+            places.append((column, row))
     n = len(places)
-    order = min(order, 2 if n >= 12 and min(len(rows), len(columns)) >= 3 else 0)
     half = max(stamp_half(inputs.science.psf.fwhm), inputs.science.psf.size // 2)
     cut = np.roll(np.stack(stamps), (half, half), axis=(1, 2))[:, : 2 * half + 1, : 2 * half + 1]
     at = np.array(places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numba
@@ -146,7 +147,12 @@ def _power_at(psf: PSFModel, frequency: float) -> float:
 
 
 def filled(
-    science: KnownImage, template: KnownImage, scale: float, shift: tuple[float, float]
+    science: KnownImage,
+    template: KnownImage,
+    scale: float,
+    shift: tuple[float, float],
+    *,
+    threads: int = 1,
 ) -> tuple[KnownImage, KnownImage]:
     """Replace the bad pixels of each image by what the other one shows.
 
@@ -161,11 +167,15 @@ def filled(
         Science ADU per template ADU.
     shift : tuple of float
         (dx, dy): sources lie at x + dx, y + dy on the template, pixels.
+    threads : int
+        Threads to use; there is work for two.
     """
     both = science.bad & template.bad
     back = (-shift[0], -shift[1])
-    filled_science = _fill(science, template, scale, shift, both)
-    filled_template = _fill(template, science, 1 / scale, back, both)
+    with ThreadPoolExecutor(min(threads, 2)) as pool:
+        ours = pool.submit(_fill, science, template, scale, shift, both)
+        theirs = pool.submit(_fill, template, science, 1 / scale, back, both)
+        filled_science, filled_template = ours.result(), theirs.result()
     _interpolate((filled_science, filled_template), both)
     return replace(science, data=filled_science), replace(template, data=filled_template)
 
@@ -209,7 +219,6 @@ def _fill(
     if not wanted.any():
         return data
     ny, nx = image.shape
-    source = np.where(other.bad, np.float32(0), other.data)
     half = max(image.psf.size, other.psf.size) // 2
     for y0 in range(0, ny, PATCH):
         for x0 in range(0, nx, PATCH):
@@ -218,7 +227,7 @@ def _fill(
                 continue
             place = (min(x0 + PATCH // 2, nx - 1), min(y0 + PATCH // 2, ny - 1))
             kernel = (_ratio(image, other, place, shift, half) * scale).astype(np.float32)
-            values = _sums_at(source, kernel, rows + y0, columns + x0)
+            values = _sums_at(other.data, other.bad, kernel, rows + y0, columns + x0)
             data[rows + y0, columns + x0] = values
     return data
 
@@ -244,7 +253,7 @@ def _ratio(
 
 
 @numba.njit(nogil=True, cache=True)
-def _sums_at(image, kernel, rows, columns):  # type: ignore[no-untyped-def] # pragma: no cover
+def _sums_at(image, bad, kernel, rows, columns):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = image.shape
     half = kernel.shape[0] // 2
     out = np.zeros(rows.size, dtype=np.float32)
@@ -256,7 +265,7 @@ def _sums_at(image, kernel, rows, columns):  # type: ignore[no-untyped-def] # pr
                 continue
             for i in range(-half, half + 1):
                 x = columns[n] - i
-                if 0 <= x < nx:
+                if 0 <= x < nx and not bad[y, x]:
                     total += kernel[half + j, half + i] * image[y, x]
         out[n] = total
     return out

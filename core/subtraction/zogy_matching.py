@@ -115,7 +115,7 @@ def match(boxes: StarBoxes | None, options: MatchingOptions, shape: tuple[int, i
         return current
     if options.fit_scale:
         current = replace(current, flux_scale=np.array([_first_scale(boxes)]))
-    return rematch(boxes, options, current, rounds=4)
+    return rematch(boxes, options, current, rounds=3)
 
 
 def rematch(

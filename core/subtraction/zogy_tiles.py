@@ -62,14 +62,11 @@ class TileGrid:
     @property
     def padded(self) -> tuple[int, int]:
         """(ny, nx) of every transformed tile: the largest, with borders, at a fast length."""
-        sides = []
-        for length, n in zip(self.shape, self.tiles, strict=True):
-            needed = -(-length // n) + 2 * self.border
-            side = int(scipy.fft.next_fast_len(needed, real=True))
-            while side % 2:
-                side = int(scipy.fft.next_fast_len(side + 1, real=True))
-            sides.append(side)
-        return sides[0], sides[1]
+        ny, nx = (
+            int(scipy.fft.next_fast_len(-(-length // n) + 2 * self.border, real=True))
+            for length, n in zip(self.shape, self.tiles, strict=True)
+        )
+        return ny, nx
 
     def __iter__(self) -> Iterator[Tile]:
         rows = np.linspace(0, self.shape[0], self.tiles[0] + 1).round().astype(int)
@@ -84,17 +81,16 @@ class TileGrid:
         A star that the edge cuts is then cut in both images in the same way, and its residual is
         a fraction of what zeros would leave.
         """
-        rows = self._mirrored(tile.y0, 0)
-        columns = self._mirrored(tile.x0, 1)
-        return np.ascontiguousarray(plane[rows[:, None], columns[None, :]])
-
-    def _mirrored(self, start: int, axis: int) -> npt.NDArray[np.int64]:
-        length = self.shape[axis]
-        index = np.arange(start - self.border, start - self.border + self.padded[axis])
-        if length == 1:
-            return np.zeros_like(index)
-        index = np.abs(index) % (2 * length - 2)
-        return np.where(index >= length, 2 * length - 2 - index, index)
+        start = tile.y0 - self.border, tile.x0 - self.border
+        stop = start[0] + self.padded[0], start[1] + self.padded[1]
+        inside = plane[max(start[0], 0) : stop[0], max(start[1], 0) : stop[1]]
+        beyond = [
+            (max(-first, 0), max(last - length, 0))
+            for first, last, length in zip(start, stop, self.shape, strict=True)
+        ]
+        if max(max(beyond)) == 0:
+            return inside.copy()
+        return np.pad(inside, beyond, mode="reflect" if min(inside.shape) > 1 else "edge")
 
 
 @dataclass(frozen=True)
@@ -223,7 +219,7 @@ def _one_tile(
     _assemble(
         (tile.y0, tile.y1, tile.x0, tile.x1, grid.border), (hx, hy), sn, model.rho,
         np.array(model.log_beta_slope), np.array(result.flux_norm),
-        result.difference, result.score, result.template_difference, result.template_score,
+        *result.difference, *result.score, result.template_difference, result.template_score,
         difference_variance, score_variance,
         planes.difference, planes.difference_variance, planes.template_difference,
         planes.flux, planes.flux_variance, planes.template_flux, planes.information,
@@ -270,31 +266,40 @@ def _variances(
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def _assemble(  # type: ignore[no-untyped-def] # pragma: no cover
-    box, half, sn, rho, log_beta, norm, d, s, dt, st, dv, sv,
+    box, half, sn, rho, log_beta, norm, d, dx, dy, s, sx, sy, dt, st, dv, sv,
     difference, difference_variance, template_difference, flux, flux_variance, template_flux,
     information,
 ):  # fmt: skip
     y0, y1, x0, x1, border = box
     xc, yc = 0.5 * (x0 + x1 - 1), 0.5 * (y0 + y1 - 1)
     least = np.float32(0.05)
-    even = log_beta[0] == 0 and log_beta[1] == 0
-    local_rho = rho
+    least_score = np.float32(0.05 * norm[0])
+    width = x1 - x0
+    # the square of 1 / rho is separable
+    along_x = np.empty(width, dtype=np.float32)
+    u = np.empty(width, dtype=np.float32)
+    for x in range(width):
+        u[x] = (x0 + x - xc) / half[0]
+        along_x[x] = np.exp(2 * log_beta[0] * u[x]) / (rho * rho)
+    sn2 = np.float32(sn * sn)
+    norm_x = np.float32(norm[1] / norm[0])
+    by_flux, by_variance = np.float32(sn / norm[0]), np.float32(sn * sn / norm[0] ** 2)
+    by_information = np.float32(norm[0] / (sn * sn))
     for y in range(y0, y1):
         v = np.float32((y - yc) / half[1])
         j = y - y0 + border
-        for x in range(x0, x1):
-            u = np.float32((x - xc) / half[0])
-            i = x - x0 + border
-            if not even:
-                local_rho = rho * np.exp(-(log_beta[0] * u + log_beta[1] * v))
-            h2 = sn * sn * (1 + 1 / (local_rho * local_rho))
-            h = np.float32(np.sqrt(h2))
-            f = norm[0] + u * norm[1] + v * norm[2]
-            to_flux = np.float32(sn / f)
-            difference[y, x] = h * (d[0, j, i] + u * d[1, j, i] + v * d[2, j, i])
+        along_y = np.float32(np.exp(2 * log_beta[1] * v))
+        norm_y = np.float32(1 + v * norm[2] / norm[0])
+        for k in range(width):
+            x, i = x0 + k, k + border
+            h2 = sn2 * (np.float32(1) + along_x[k] * along_y)
+            h = np.sqrt(h2)
+            f = norm_y + u[k] * norm_x
+            to_flux = by_flux / f
+            difference[y, x] = h * (d[j, i] + u[k] * dx[j, i] + v * dy[j, i])
             template_difference[y, x] = h * dt[j, i]
             difference_variance[y, x] = h2 * max(dv[j, i], least)
-            flux[y, x] = to_flux * (s[0, j, i] + u * s[1, j, i] + v * s[2, j, i])
+            flux[y, x] = to_flux * (s[j, i] + u[k] * sx[j, i] + v * sy[j, i])
             template_flux[y, x] = to_flux * st[j, i]
-            flux_variance[y, x] = sn * sn / (norm[0] * f) * max(sv[j, i], least * norm[0])
-            information[y, x] = f / (sn * sn)
+            flux_variance[y, x] = by_variance / f * max(sv[j, i], least_score)
+            information[y, x] = by_information * f

@@ -16,7 +16,8 @@ order. Tiles join without a seam to that order.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -180,9 +181,9 @@ class TilePlanes:
 
     Attributes
     ----------
-    difference : ndarray of float32, shape (3, ny, nx)
+    difference : tuple of 3 ndarrays of float32, shape (ny, nx)
         D of unit variance, and its derivatives along x and y.
-    score : ndarray of float32, shape (3, ny, nx)
+    score : tuple of 3 ndarrays of float32, shape (ny, nx)
         S, and its derivatives.
     template_difference, template_score : ndarray of float32, shape (ny, nx)
         The template's part in D and in S (to be subtracted there).
@@ -190,8 +191,8 @@ class TilePlanes:
         F_S and its derivatives.
     """
 
-    difference: Real
-    score: Real
+    difference: tuple[Real, Real, Real]
+    score: tuple[Real, Real, Real]
     template_difference: Real
     template_score: Real
     flux_norm: tuple[float, float, float]
@@ -223,17 +224,26 @@ def subtract_tile(
     out = np.empty((8, *n.shape), dtype=np.complex64)
     norm = np.zeros((n.shape[0], 3))
     trust = model.science_trust, model.template_trust
+    ky, kx = _frequencies(shape)
+    turns = np.array(model.shift_slope)
     _combine(
-        n, r, pn, pr, float(model.rho), np.array(model.log_beta_slope), np.array(model.shift),
-        np.array(model.shift_slope), *_frequencies(shape),
-        astuple(trust[0]), astuple(trust[1]), out, norm,
+        n, r, pn, pr, np.float32(model.rho), np.array(model.log_beta_slope, dtype=np.float32),
+        np.exp(1j * kx * model.shift[0]).astype(np.complex64),
+        np.exp(1j * ky * model.shift[1]).astype(np.complex64),
+        np.multiply.outer(turns[:, 0], kx).astype(np.float32),
+        np.multiply.outer(turns[:, 1], ky).astype(np.float32),
+        _filters(trust[0], shape), _filters(trust[1], shape),
+        np.float32((SURE * trust[0].noise) ** 2),
+        np.float32((SURE * model.rho * trust[1].noise) ** 2),
+        shape[1] % 2 == 0, out, norm,
     )  # fmt: skip
-    real = np.empty((8, *shape), dtype=np.float32)
-    for plane, spectrum in zip(real, out, strict=True):
-        plane[:] = scipy.fft.irfft2(spectrum, s=shape, workers=workers, overwrite_x=True)
+    del n, r, pn, pr
+    planes = [
+        scipy.fft.irfft2(spectrum, s=shape, workers=workers, overwrite_x=True) for spectrum in out
+    ]
     total = norm.sum(axis=0) / science.size
     return TilePlanes(
-        real[:3], real[3:6], real[6], real[7],
+        (planes[0], planes[1], planes[2]), (planes[3], planes[4], planes[5]), planes[6], planes[7],
         (float(total[0]), float(total[1]), float(total[2])),
     )  # fmt: skip
 
@@ -283,65 +293,60 @@ def _frequencies(shape: tuple[int, int]) -> tuple[npt.NDArray[np.float64], npt.N
     return ky, 2 * np.pi * np.asarray(np.fft.rfftfreq(shape[1]), dtype=np.float64)
 
 
-@numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
-def _passed(k2, limit):  # type: ignore[no-untyped-def] # pragma: no cover
-    return np.exp(-LN2 * min((k2 / (limit * limit)) ** 4, 100.0))
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
-def _believed(value, k2, trust):  # type: ignore[no-untyped-def] # pragma: no cover
-    odd = _passed(k2, trust[1])
-    return complex(value.real, odd * value.imag) * _passed(k2, trust[0])
-
-
-@numba.njit(nogil=True, fastmath=True, cache=True, inline="always")
-def _level(k2, trust):  # type: ignore[no-untyped-def] # pragma: no cover
-    return trust[3] + trust[4] * (1 - _passed(k2, trust[0]))
+@lru_cache(maxsize=8)
+def _filters(trust: Trust, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """What a PSF's transform is multiplied with, its odd part too, and what is added to it."""
+    ky, kx = _frequencies(shape)
+    k2 = (ky[:, None] ** 2 + kx[None, :] ** 2) / (2 * np.pi) ** 2
+    passed = np.exp(-LN2 * np.minimum((k2 / trust.cutoff**2) ** 4, 100.0))
+    odd = np.exp(-LN2 * np.minimum((k2 / trust.odd_cutoff**2) ** 4, 100.0))
+    level = trust.floor + trust.rise * (1 - passed)
+    return np.stack([passed, odd * passed, level]).astype(np.float32)
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
 def _combine(  # type: ignore[no-untyped-def] # pragma: no cover
-    n, r, pn, pr, rho, log_beta, shift, shift_slope, ky, kx, trust_n, trust_r, out, norm
-):
+    n, r, pn, pr, rho, log_beta, phase_x, phase_y, turn_x, turn_y, known_n, known_r, sure_n, sure_r,
+    even_width, out, norm,
+):  # fmt: skip
     ny, nkx = n.shape
-    two_pi2 = (2 * np.pi) ** 2
-    phase_x = np.exp(1j * kx * shift[0])
-    last = nkx - 1
-    even = kx[last] > np.pi - 1e-9  # the Nyquist column stands for itself alone
+    one = np.float32(1)
     for i in range(ny):
-        phase_y = np.exp(1j * ky[i] * shift[1])
         for j in range(nkx):
-            k2 = (ky[i] ** 2 + kx[j] ** 2) / two_pi2
-            b = _believed(pn[0, i, j], k2, trust_n) + _level(k2, trust_n)
-            a = rho * (_believed(pr[0, i, j], k2, trust_r) + _level(k2, trust_r))
+            even_n, odd_n = known_n[0, i, j], known_n[1, i, j]
+            even_r, odd_r = rho * known_r[0, i, j], rho * known_r[1, i, j]
+            b = complex(even_n * pn[0, i, j].real + known_n[2, i, j], odd_n * pn[0, i, j].imag)
+            a = complex(
+                even_r * pr[0, i, j].real + rho * known_r[2, i, j], odd_r * pr[0, i, j].imag
+            )
             b2 = b.real**2 + b.imag**2
             a2 = a.real**2 + a.imag**2
             g = a2 + b2
-            slope_n = b2 / (b2 + (SURE * trust_n[2]) ** 2)
-            slope_r = a2 / (a2 + (SURE * rho * trust_r[2]) ** 2)
-            ig = 1 / np.sqrt(g)
-            er = phase_y * phase_x[j] * r[i, j]
-            from_science = a * n[i, j] * ig
+            slope_n = b2 / (b2 + sure_n)
+            slope_r = a2 / (a2 + sure_r)
+            ig = one / np.sqrt(g)
+            er = phase_y[i] * phase_x[j] * r[i, j]
             from_template = b * er * ig
-            d = from_science - from_template
+            d = a * n[i, j] * ig - from_template
             q = np.conj(a * b) * ig
-            s = q * d
-            weight = 1.0 if j == 0 or (j == last and even) else 2.0
-            f = (q.real**2 + q.imag**2) * weight
+            # the first column, and the Nyquist column, stand for themselves alone
+            single = j == 0 or (even_width and j == nkx - 1)
+            weight = one if single else one + one
             out[0, i, j] = d
-            out[3, i, j] = s
+            out[3, i, j] = q * d
             out[6, i, j] = from_template
             out[7, i, j] = q * from_template
-            norm[i, 0] += f
+            norm[i, 0] += (q.real**2 + q.imag**2) * weight
             for axis in range(2):
-                bd = slope_n * _believed(pn[1 + axis, i, j], k2, trust_n)
-                ad = slope_r * rho * _believed(pr[1 + axis, i, j], k2, trust_r)
-                ad -= log_beta[axis] * a
-                turn = 1j * (kx[j] * shift_slope[axis, 0] + ky[i] * shift_slope[axis, 1])
+                dn, dr = pn[1 + axis, i, j], pr[1 + axis, i, j]
+                bd = slope_n * complex(even_n * dn.real, odd_n * dn.imag)
+                ad = slope_r * complex(even_r * dr.real, odd_r * dr.imag) - log_beta[axis] * a
+                angle = turn_x[axis, j] + turn_y[axis, i]
+                turned = complex(-angle * b.imag, angle * b.real)
                 half_g = (
                     a.real * ad.real + a.imag * ad.imag + b.real * bd.real + b.imag * bd.imag
                 ) / g
-                dd = (ad * n[i, j] - (bd + turn * b) * er) * ig - d * half_g
+                dd = (ad * n[i, j] - (bd + turned) * er) * ig - d * half_g
                 qd = np.conj(ad * b + a * bd) * ig - q * half_g
                 out[1 + axis, i, j] = dd
                 out[4 + axis, i, j] = qd * d + q * dd

@@ -301,6 +301,18 @@ def test_the_psf_of_the_difference_is_that_of_a_source(subtracted):
     assert np.corrcoef(total.ravel(), expected.ravel())[0, 1] > 0.97
 
 
+def test_the_psf_of_the_difference_varies_within_a_tile(subtracted):
+    truth, pair, difference = subtracted
+    alone = subtract(pair, ZogySettings(tiles=(1, 1)), threads=2)
+    ny, nx = pair.shape
+    for x, y in ((60, 50), (nx - 60, 50), (60, ny - 50), (nx - 60, ny - 50)):
+        wide = fwhm_of(truth.science_psf.at(x, y, 41))
+        middle = fwhm_of(truth.science_psf.at(0.5 * nx, 0.5 * ny, 41))
+        for result in (difference, alone):
+            ratio = fwhm_of(result.psf.at(x, y)) / fwhm_of(result.psf.at(0.5 * nx, 0.5 * ny))
+            assert ratio == pytest.approx(wide / middle, abs=0.02)
+
+
 def test_refinement_and_fit_take_out_what_a_wrong_psf_leaves():
     settings = PairSettings(shape=(400, 420), seed=5, star_density=3500, n_transients=0)
     _, pair = make_pair(settings)
