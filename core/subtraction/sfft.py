@@ -6,6 +6,7 @@ The method is that of Hu et al. 2022 (ApJ 936, 157); the fit is done in real spa
 
 from __future__ import annotations
 
+import logging
 import time
 
 import numba
@@ -43,7 +44,11 @@ __all__ = [
     "subtract",
 ]
 
+log = logging.getLogger(__name__)
+
 Float64 = npt.NDArray[np.float64]
+POOR_FIT = 1.06  # chi² of the fitted pixels
+CLEARLY_BETTER = 0.96  # of that of the other direction
 NEGLIGIBLE = 0.01  # sigma of a pixel, of the light that one bad pixel hides in it
 
 
@@ -107,21 +112,50 @@ def subtract(pair: Pair, settings: SFFTSettings | None = None, *, threads: int =
     """
     settings = settings or SFFTSettings()
     started = time.perf_counter()
-    convolve_science = pair.template_fwhm > 1.02 * pair.science_fwhm
-    source, target = (
-        (pair.science, pair.template) if convolve_science else (pair.template, pair.science)
-    )
-    source_fwhm, target_fwhm = (
-        (pair.science_fwhm, pair.template_fwhm)
-        if convolve_science
-        else (pair.template_fwhm, pair.science_fwhm)
-    )
-    shape = settings.kernel_shape or choose_kernel_shape(source_fwhm, target_fwhm)
+    by_seeing = pair.template_fwhm > 1.02 * pair.science_fwhm
     with compiled_threads(threads):
-        fit = KernelFit(source, target, shape, settings, source_fwhm, target_fwhm, threads)
-        stamps = fit.choose_stamps(pair)
-        result = fit.run(stamps, "science" if convolve_science else "template")
+        fit, result = _fit_better(pair, settings, by_seeing, threads)
         return _apply(pair, fit, result, threads, started)
+
+
+def _fit_better(
+    pair: Pair, settings: SFFTSettings, convolve_science: bool, threads: int
+) -> tuple[KernelFit, SFFTResult]:
+    """Fit in the direction that the seeings ask for; where that fails or fits badly, in both.
+
+    With few stars, and galaxies or transients taken for them, the seeing of one image may be that
+    of other objects than the other's.
+    """
+    try:
+        first = _fit(pair, settings, convolve_science, threads)
+    except SubtractionFailed:
+        try:
+            return _fit(pair, settings, not convolve_science, threads)
+        except SubtractionFailed:
+            log.debug("convolving the other image fails as well", exc_info=True)
+        raise
+    if first[1].chi2 < POOR_FIT:
+        return first
+    try:
+        second = _fit(pair, settings, not convolve_science, threads)
+    except SubtractionFailed:
+        return first
+    return second if second[1].chi2 < CLEARLY_BETTER * first[1].chi2 else first
+
+
+def _fit(
+    pair: Pair, settings: SFFTSettings, convolve_science: bool, threads: int
+) -> tuple[KernelFit, SFFTResult]:
+    """Fit the kernel that one of the images is convolved with."""
+    source, target = pair.template, pair.science
+    source_fwhm, target_fwhm = pair.template_fwhm, pair.science_fwhm
+    if convolve_science:
+        source, target = target, source
+        source_fwhm, target_fwhm = target_fwhm, source_fwhm
+    shape = settings.kernel_shape or choose_kernel_shape(source_fwhm, target_fwhm)
+    fit = KernelFit(source, target, shape, settings, source_fwhm, target_fwhm, threads)
+    stamps = fit.choose_stamps(pair)
+    return fit, fit.run(stamps, "science" if convolve_science else "template")
 
 
 def _apply(

@@ -12,7 +12,8 @@ from core.image import FloatImage
 from core.subtraction.stamps import BoolImage, Stamps
 
 SIGNIFICANT = 10.0  # sigma of the light in an aperture
-LARGEST_CHANGE = 2.0  # of a star's flux between the images
+LARGEST_CHANGE = 1.3  # of a star's flux between the images
+ALIKE = 0.1  # scatter of the logarithm of flux ratios: PSFs, flat fields, thin clouds
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ class Light:
 def shared(source: MeasuredLight, target: MeasuredLight) -> tuple[float, npt.NDArray[np.bool_]]:
     """Tell the stamps that both images show alike.
 
-    The usual ratio of the two fluxes is that of the stamps that both show with significance,
-    weighted by the fainter signal; a stamp whose ratio is off by more than a factor of two, and by
-    more than five sigma, is not shared, nor is one that the source does not show where it should.
+    The usual ratio of the two fluxes is where most stamps that both images show with significance
+    agree: the mode, since what changed does not agree with anything, however much of it there is.
+    A stamp whose ratio is off by more than a factor of 1.3, and by more than four sigma, is not
+    shared, nor is one that the source does not show where it should.
 
     Parameters
     ----------
@@ -84,20 +86,21 @@ def shared(source: MeasuredLight, target: MeasuredLight) -> tuple[float, npt.NDA
         both = snr > 0.5 * SIGNIFICANT
     if not both.any():
         return float("nan"), np.zeros(len(snr), dtype=bool)
-    usual = _weighted_median(
-        np.log(target.flux[both] / source.flux[both]), np.minimum(snr[both], 100.0)
-    )
+    usual = _mode(np.log(target.flux[both] / source.flux[both]), np.minimum(snr[both], 100.0))
     expected = np.exp(usual) * source.flux
     noise = np.hypot(target.error, np.exp(usual) * source.error)
-    off = np.abs(target.flux - expected) > 5 * noise
+    off = np.abs(target.flux - expected) > 4 * noise
     far = (target.flux > LARGEST_CHANGE * expected) | (expected > LARGEST_CHANGE * target.flux)
     return float(np.exp(usual)), np.isfinite(noise) & ~(off & far)
 
 
-def _weighted_median(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
-    order = np.argsort(values)
-    share = np.cumsum(weights[order]) / weights.sum()
-    return float(values[order][np.searchsorted(share, 0.5)])
+def _mode(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
+    """Where the weighted density of the values is highest."""
+    sample = np.argsort(-weights, kind="stable")[:1000]
+    values, weights = values[sample], weights[sample]
+    near = np.exp(-0.5 * ((values[:, None] - values[None, :]) / ALIKE) ** 2) * weights
+    best = int(np.argmax(near.sum(axis=1)))
+    return float((near[best] * values).sum() / near[best].sum())
 
 
 @numba.njit(parallel=True, cache=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from core.image import FloatImage
 
@@ -125,6 +126,7 @@ def informative_stamps(
     if order.size == 0 or nx <= 2 * margin or ny <= 2 * margin:
         empty = np.zeros(0, dtype=np.int64)
         return Stamps(empty, empty, half)
+    order = order[_first_of_each(x[order], y[order], 0.7 * half)]
     telling = int((info[order] > 10.0 * side**2).sum())
     order = order[: max(telling, enough)]
     cells = max(1, int(np.sqrt(limit / 6)))
@@ -133,6 +135,18 @@ def informative_stamps(
     rank = _rank_within(cell)
     chosen = order[np.lexsort((np.arange(order.size), rank))][:limit]
     return Stamps(x[chosen].astype(np.int64), y[chosen].astype(np.int64), half)
+
+
+def _first_of_each(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], distance: float
+) -> npt.NDArray[np.bool_]:
+    """Leave out places that lie close to an earlier one: blocks that share a star."""
+    keep = np.ones(len(x), dtype=bool)
+    pairs = cKDTree(np.column_stack([x, y])).query_pairs(distance, output_type="ndarray")
+    for first, second in np.sort(pairs[np.argsort(pairs.min(axis=1), kind="stable")], axis=1):
+        if keep[first]:
+            keep[second] = False
+    return keep
 
 
 def _rank_within(group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,0 +1,46 @@
+"""Ten stars among two hundred transients: the kernel is that of the stars."""
+
+import numpy as np
+import pytest
+
+from core.simulate import PairSettings, simulate_pair
+from core.subtraction import run_sfft
+from core.subtraction.sfft import SFFTSettings, evaluate_flux_scale, subtract
+from core.subtraction.stamps import informative_stamps
+from tests.prepared_pair import make_pair
+
+SETTINGS = {"shape": (640, 640), "n_stars": 10, "star_bright": 13.0, "star_faint": 18.0}
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_the_flux_scale_is_that_of_the_stars(seed):
+    truth = simulate_pair(PairSettings(seed=seed, n_transients=80, **SETTINGS))
+    _, solution = run_sfft(
+        truth.science, truth.template, truth.science_mask != 0, truth.template_mask != 0,
+        err=True, template_err=True, image_gain=2.0, template_gain=20.0,
+        kernel_shape=None, get_kernel=True,
+    )  # fmt: skip
+    assert solution.convolved == "template"
+    middle = evaluate_flux_scale(solution, 320, 320)
+    assert middle == pytest.approx(truth.flux_scale, rel=0.02)
+
+
+def test_a_seeing_that_was_misjudged_is_found_out():
+    """The wrong image would be deconvolved."""
+    truth, pair = make_pair(PairSettings(shape=(512, 512), seed=4, star_density=2500))
+    swapped = pair.__class__(
+        **{**vars(pair), "science_fwhm": pair.template_fwhm, "template_fwhm": pair.science_fwhm}
+    )
+    difference = subtract(swapped, SFFTSettings())
+    assert difference.quality.convolved == "template"
+    assert difference.quality.kernel_sum == pytest.approx(truth.flux_scale, rel=0.01)
+
+
+def test_blocks_that_share_a_star_are_one_stamp():
+    frame = np.zeros((120, 120), np.float32)
+    frame[59:62, 59:62] = 1e4  # where four blocks of 15 pixels meet
+    stamps = informative_stamps(
+        frame, np.ones_like(frame), np.ones(frame.shape, bool), 7, 5, limit=50
+    )
+    assert len(stamps) == 1
+    assert (abs(stamps.x[0] - 60), abs(stamps.y[0] - 60)) <= (1, 1)
