@@ -27,6 +27,7 @@ from core.subtraction.sfft import SFFTResult
 from tests.benchmarks.engine_process import ENGINES
 from tests.benchmarks.engine_runs import OURS, Run, missing, run_engine, write_pair
 from tests.benchmarks.other_sky import OtherSky, other_pair
+from tests.benchmarks.printing import show
 from tests.benchmarks.subtraction_scores import Planes, correlation_of, score, true_noise
 from tests.benchmarks.true_noise import proper_noise
 
@@ -202,6 +203,7 @@ def main() -> None:
     parser.add_argument("--linear", nargs="*", type=int, default=[1024, 2048, 4096, 8192])
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of pairs")
     parser.add_argument("--engines", nargs="*", default=list(ENGINES))
+    parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     limits = Limits(options.deadline, options.threads, options.repeats)
     table = Table(
@@ -219,13 +221,13 @@ def main() -> None:
             continue
         chosen = tuple(engine for engine in case.engines if absent.get(engine, "") is None)
         measure(table, Case(case.name, case.make, chosen, case.repeats), limits, progress)
-    output = Console(width=220)
-    output.print(table)
+    show(table, markdown=options.markdown)
+    output = Console()
     for engine, why in absent.items():
         if why is not None:
             output.print(f"{engine}: not measured: {why}")
     if options.linear:
-        Console(width=120).print(linearity(options.linear, limits))
+        show(linearity(options.linear, limits), markdown=options.markdown)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from core.subtraction.verdict import QualityLimits, judge
 from tests.benchmarks import crowded
 from tests.benchmarks.hard_cases import CASES, HardCase
 from tests.benchmarks.prepared import prepare
+from tests.benchmarks.printing import show
 from tests.benchmarks.subtraction_scores import Scores, score_difference
 from tests.benchmarks.true_noise import noise_of
 
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--cases", nargs="*", default=[], help="parts of names; all when none")
     parser.add_argument("--engines", nargs="*", default=["sfft", "zogy", "hotpants"])
+    parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     table = Table(
         "pair", "engine", "star chi²", "by own noise", "sky chi²", "false (wide)",
@@ -163,9 +165,13 @@ def main() -> None:
                     f"{case.name}, seed {seed}, {engine}: {outcome.overall} "
                     f"{', '.join(outcome.faults)} {outcome.verdict} ({outcome.seconds:.1f} s CPU)"
                 )
-    Console(width=250).print(table)
+    show(table, markdown=options.markdown, width=250)
     if not options.cases or any(text in crowded.NAME for text in options.cases):
-        crowded.show(list(engines(options.engines)))
+        field = crowded.measure(list(engines(options.engines)))
+        if field is None:
+            Console().print("crowded field: no ../shared/data/saao_crowded_series, not measured")
+        else:
+            show(field, markdown=options.markdown)
 
 
 if __name__ == "__main__":
