@@ -39,7 +39,8 @@ SLACKS = (
     0.02,
     0.01,
 )  # of the model, what a pixel may be off beyond its noise
-VARIATION = 0.15, 0.08  # of the PSF's value, expected of a linear and of a quadratic term
+VARIATION = 0.04  # of its change with the width, that a PSF changes in other ways over the frame
+LEAST_MODE_ERROR = 0.003  # of the width and the elongation of a star
 NO_STAR = 0.05  # of its flux, that a source differs from the PSF by which is none
 LEAST_ERROR = 0.003  # of a star's flux at every pixel, that the model is never better than
 FLATTEST, STEEPEST = 1.5, 6.0  # Moffat exponents of wings that are extrapolated
@@ -401,15 +402,18 @@ def _fit_pixels(boxes: _Boxes, fit: _Fit, centred: Float64, weight: Float64) -> 
     w = weight.reshape(len(boxes), -1)
     products = (basis[:, :, None] * basis[:, None, :]).reshape(len(boxes), -1)
     normal = (w.T @ products).reshape(-1, n_terms, n_terms)
-    # PSFs vary by some tenths of their value; without that the wings between few stars are noise
+    modes = _modes(fit.planes[0]).reshape(3, -1)
+    varying = _mode_terms(boxes, fit, centred, weight, modes) @ modes
+    # what is left of the change over the frame is small, and between few stars it would be noise
     profile = _profile(fit.planes[0]).ravel()
-    prior = 1 / np.maximum(profile, 1e-4 * profile.max()) ** 2
+    likely = np.maximum(VARIATION * (np.abs(modes[0]) + profile), 1e-5 * profile.max())
     for t in range(1, n_terms):
-        normal[:, t, t] += prior / VARIATION[0 if t < 3 else 1] ** 2
-    normal[:, 0, 0] += 1e-6 * prior
-    right = np.stack([(w * basis[:, t, None] * centred.reshape(len(boxes), -1)).sum(axis=0)
-                      for t in range(n_terms)], axis=1)  # fmt: skip
-    planes = np.linalg.solve(normal, right[:, :, None])[:, :, 0].T.reshape(n_terms, side, side)
+        normal[:, t, t] += 1 / (likely if t < 3 else 0.5 * likely) ** 2
+    normal[:, 0, 0] += 1e-6 / np.maximum(profile, 1e-4 * profile.max()) ** 2
+    rest = centred.reshape(len(boxes), -1) - basis @ varying
+    right = np.stack([(w * basis[:, t, None] * rest).sum(axis=0) for t in range(n_terms)], axis=1)
+    solved = np.linalg.solve(normal, right[:, :, None])[:, :, 0].T + varying
+    planes = solved.reshape(n_terms, side, side)
     half = boxes.half
     radius = _radius(half)
     window = np.clip((half + 0.5 - radius) / 2.0, 0, 1)
@@ -425,6 +429,57 @@ def _fit_pixels(boxes: _Boxes, fit: _Fit, centred: Float64, weight: Float64) -> 
     )  # fmt: skip
     fit.sky = _sky(boxes, fit, 0.0 if wing is None else wing.at(boxes.ring_radius) / total)
     fit.off_centre = _off_centre(boxes, fit)
+
+
+def _modes(plane: Float64) -> Float64:
+    """How a PSF changes when it grows wider, and when it is drawn out along x or the diagonal."""
+    half = plane.shape[0] // 2
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    slope_y, slope_x = np.gradient(plane)
+    return -np.stack(
+        [2 * plane + x * slope_x + y * slope_y, x * slope_x - y * slope_y,
+         x * slope_y + y * slope_x]
+    )  # fmt: skip
+
+
+def _mode_terms(
+    boxes: _Boxes, fit: _Fit, centred: Float64, weight: Float64, modes: Float64
+) -> Float64:
+    """Fit width and elongation of every star, and how they change over the frame.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_terms, 3)
+        Polynomials of the three modes, without their constants: these are in the mean PSF.
+    """
+    n, n_terms = len(boxes), len(fit.planes)
+    out = np.zeros((n_terms, 3))
+    if n_terms == 1:
+        return out
+    mean = fit.planes[0].ravel()
+    own = np.broadcast_to(np.vstack([mean, modes]), (n, 4, mean.size))
+    weighted = own * weight.reshape(n, 1, -1)
+    normal = weighted @ own.transpose(0, 2, 1)
+    scale = 1 / np.sqrt(np.maximum(np.einsum("scc->sc", normal), 1e-30))
+    normal = normal * scale[:, :, None] * scale[:, None, :] + 1e-9 * np.eye(4)
+    inverse = np.linalg.inv(normal)
+    right = (weighted @ centred.reshape(n, -1, 1))[:, :, 0] * scale
+    found = np.einsum("scd,sd->sc", inverse, right) * scale
+    error = np.sqrt(np.einsum("scc->sc", inverse)) * scale
+    basis = boxes.basis[:, :n_terms]
+    for mode in range(3):
+        value = found[:, 1 + mode] / np.where(np.abs(found[:, 0]) > 0.1, found[:, 0], np.inf)
+        sigma = np.hypot(error[:, 1 + mode], LEAST_MODE_ERROR)
+        keep = fit.kept & (weight.reshape(n, -1).sum(axis=1) > 0)
+        for _ in range(4):
+            strength = np.where(keep, 1 / sigma, 0)[:, None]
+            solution = np.linalg.lstsq(basis * strength, value * strength[:, 0], rcond=None)[0]
+            pull = np.abs(value - basis @ solution) / sigma
+            limit = 4 * max(1.4826 * float(np.median(pull[keep])), 1.0) if keep.any() else 0.0
+            keep &= pull < limit
+        if keep.sum() >= 2 * n_terms:
+            out[1:, mode] = np.clip(solution[1:], -0.5, 0.5)
+    return out
 
 
 def _off_centre(boxes: _Boxes, fit: _Fit) -> Float64:
