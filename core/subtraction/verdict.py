@@ -25,13 +25,23 @@ class QualityLimits:
         Largest offset of the scaled difference on blank sky, sigma.
     kernel_sum_spread : float
         Largest relative scatter of the kernel's sum over the frame.
+    stars_used : int
+        Fewest stars that a kernel may be fitted to: with less it has a free hand between them, and
+        vanishes on each of them whether it is right or not.
+
+    Notes
+    -----
+    On simulated pairs with hundreds of stars the chi² on the stars is 0.9 to 1.1, on a real
+    crowded series of 25 frames 0.6 to 1.2, with kernels that were wrong by tens of per cent 3 and
+    more. A cloud that dims one side of a frame by 30 % scatters the kernel's sum by 10 %.
     """
 
-    star_chi2: float = 30.0
-    model_error: float = 0.045
-    sky_chi2: tuple[float, float] = (0.6, 1.7)
+    star_chi2: float = 2.0
+    model_error: float = 0.03
+    sky_chi2: tuple[float, float] = (0.6, 1.5)
     sky_mean: float = 0.3
-    kernel_sum_spread: float = 0.5
+    kernel_sum_spread: float = 0.25
+    stars_used: int = 8
 
 
 def judge(quality: SubtractionQuality, limits: QualityLimits) -> list[str]:
@@ -54,5 +64,9 @@ def judge(quality: SubtractionQuality, limits: QualityLimits) -> list[str]:
     if quality.kernel_sum_spread > limits.kernel_sum_spread:
         problems.append(
             f"the flux scale varies by {100 * quality.kernel_sum_spread:.0f} % over the frame"
+        )
+    if quality.convolved != "both" and quality.stars_used < limits.stars_used:
+        problems.append(
+            f"the kernel rests on {quality.stars_used} stars, fewer than {limits.stars_used}"
         )
     return problems

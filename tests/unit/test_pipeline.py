@@ -363,7 +363,7 @@ def test_the_next_engine_is_tried_when_one_fails(
     said = [note for note in got.notes if note.startswith("tried before")]
     assert said == [
         "tried before: broken: it does not run here",
-        "tried before: untrustworthy: variance of the scaled sky is 7, outside 0.6 to 1.7",
+        "tried before: untrustworthy: variance of the scaled sky is 7, outside 0.6 to 1.5",
     ]
     none = night.run(engines=("broken", "untrustworthy"))
     assert (none.outcome, none.stage) == ("rejected_quality", "subtract")
