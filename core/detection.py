@@ -13,6 +13,10 @@ from core.errors import QualityRejected
 from core.image import FloatImage, MaskBit, MaskImage
 from core.subtraction.convolve import convolve_squared, convolve_varying
 from core.subtraction.difference import Difference
+from core.subtraction.mask_growth import grow
+
+SOURCE = 5.0  # sigma of what is no blank sky
+MOSTLY_BLANK = 0.8  # of the good pixels
 
 
 class CandidateFlag(IntFlag):
@@ -91,7 +95,9 @@ def significance(difference: Difference, *, threads: int = 1) -> SignificanceMap
         If every pixel is masked.
     """
     if difference.significance is not None and difference.flux_err is not None:
-        return _of_the_engine(difference.significance, difference.flux_err, difference.mask)
+        return _of_the_engine(
+            difference.significance, difference.flux_err, difference.mask, difference.psf.fwhm
+        )
     half = int(np.clip(np.ceil(1.3 * difference.psf.fwhm), 3, 15))
     psf = difference.psf.cropped(half)
     flipped = psf.coefficients[:, ::-1, ::-1]
@@ -110,26 +116,35 @@ def significance(difference: Difference, *, threads: int = 1) -> SignificanceMap
     root = np.sqrt(np.maximum(power, floor))
     snr = (signal / (root * np.float32(correlated))).astype(np.float32)
     snr[thin] = 0
-    widening = _blank_scatter(snr, difference.mask)
+    widening = _blank_scatter(snr, difference.mask, difference.psf.fwhm)
     snr /= np.float32(widening)
     flux_err = (unit * np.float32(correlated * widening) / root).astype(np.float32)
     return SignificanceMap(snr, flux_err, widening)
 
 
 def _of_the_engine(
-    significance: FloatImage, flux_err: FloatImage, mask: MaskImage
+    significance: FloatImage, flux_err: FloatImage, mask: MaskImage, fwhm: float
 ) -> SignificanceMap:
     """Take the map that the engine made, widened by what its blank sky shows."""
     if mask.all():
         raise QualityRejected("every pixel of the difference is masked: nothing can be detected")
-    widening = np.float32(_blank_scatter(significance, mask))
+    widening = np.float32(_blank_scatter(significance, mask, fwhm))
     return SignificanceMap(significance / widening, flux_err * widening, float(widening))
 
 
-def _blank_scatter(snr: FloatImage, mask: MaskImage) -> float:
-    """Robust standard deviation of the S/N map, kept within believable bounds."""
+def _blank_scatter(snr: FloatImage, mask: MaskImage, fwhm: float) -> float:
+    """Robust standard deviation of the S/N map away from sources, kept within believable bounds.
+
+    The surroundings of what stands out by 5 sigma are no blank sky: 200 transients in 10⁶ pixels
+    widened the map by 5 %. Where a fifth of the frame stands out it is all there is to measure.
+    """
     step = max(1, int(np.sqrt(snr.size / 1e6)))
-    values = snr[::step, ::step][mask[::step, ::step] == 0]
+    good = mask == 0
+    reach = int(np.ceil(2 * fwhm))
+    blank = good & ~grow(np.abs(snr) > SOURCE, reach, reach)
+    if blank.sum() < MOSTLY_BLANK * good.sum():
+        blank = good
+    values = snr[::step, ::step][blank[::step, ::step]]
     if values.size < 500:
         return 1.0
     low, high = np.percentile(values, [15.8655, 84.1345])

@@ -53,6 +53,18 @@ def test_blank_sky_has_unit_variance_before_it_is_made_so(blank):
         assert np.mean(inner(found.snr)) == pytest.approx(0.0, abs=0.05)
 
 
+def test_sources_do_not_widen_the_map():
+    """A tenth of the frame is within two seeings of one of them."""
+    rng = np.random.default_rng(8)
+    data = np.random.default_rng(3).normal(0, 5.0, SHAPE)
+    n = round(data.size / 2500)
+    x, y = (rng.uniform(10, side - 10, n) for side in reversed(SHAPE))
+    add_gaussians(data, x, y, 30 * 5.0 * 2 * np.sqrt(np.pi) * PSF_SIGMA, FWHM)
+    full = made_difference(data, 5.0, FWHM)
+    assert significance(full).widening == pytest.approx(1.0, abs=0.02)
+    assert (np.abs(significance(full).snr) > 5).mean() > 0.005
+
+
 def test_noise_that_was_believed_too_small_is_divided_out():
     difference = made_difference(np.random.default_rng(3).normal(0, 5.0, SHAPE), 4.0, FWHM)
     found = significance(difference)
