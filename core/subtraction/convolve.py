@@ -92,7 +92,8 @@ def _core(coefficients: npt.NDArray[np.floating], rest: float) -> npt.NDArray[np
 def empty_padded(shape: tuple[int, ...], half_y: int, half_x: int) -> FloatImage:
     """Return the zeros that an image of a shape is placed in, with the room that loops read in."""
     ny, nx = shape
-    return np.zeros((ny + 2 * half_y, nx + 2 * half_x + BLOCK), dtype=np.float32)
+    # a run may begin at the last pixel, and its kernel be made up to whole steps
+    return np.zeros((ny + 2 * half_y, nx + 2 * half_x + BLOCK + 8), dtype=np.float32)
 
 
 def pad(image: FloatImage, half_y: int, half_x: int) -> FloatImage:
@@ -157,71 +158,63 @@ def _powers(order: int) -> npt.NDArray[np.int64]:
 def _convolve(padded, coefficients, powers, run, out):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = out.shape
     n_terms, ky, kx = coefficients.shape
+    wide = _whole_steps(kx)
+    order = powers[:, 0].max()
     for y in numba.prange(ny):
         v = (y - 0.5 * (ny - 1)) / (0.5 * ny)
-        value = np.empty((ky, kx), dtype=np.float32)
-        slope = np.empty((ky, kx), dtype=np.float32)
+        # along a row the kernel is a polynomial in x alone
+        along = np.zeros((order + 1, ky, wide), dtype=np.float32)
+        for t in range(n_terms):
+            f = np.float32(v ** powers[t, 1])
+            for dy in range(ky):
+                for dx in range(kx):
+                    along[powers[t, 0], dy, dx] += f * coefficients[t, dy, dx]
+        value = np.empty((ky, wide), dtype=np.float32)
+        slope = np.empty((ky, wide), dtype=np.float32)
         acc0 = np.empty(run, dtype=np.float32)
         acc1 = np.empty(run, dtype=np.float32)
         for x0 in range(0, nx, run):
             n = min(run, nx - x0)
             centre = x0 + 0.5 * (n - 1)
-            u = (centre - 0.5 * (nx - 1)) / (0.5 * nx)
-            value[:] = 0
-            slope[:] = 0
-            varies = False
-            for t in range(n_terms):
-                i, j = powers[t]
-                f = np.float32(u**i * v**j)
-                value += f * coefficients[t]
-                if i > 0:
-                    g = np.float32(i * u ** (i - 1) * v**j / (0.5 * nx))
-                    slope += g * coefficients[t]
-                    varies = True
+            u = np.float32((centre - 0.5 * (nx - 1)) / (0.5 * nx))
+            _at(along, u, value, slope)
             acc0[:] = 0
             acc1[:] = 0
-            # four kernel columns at a time: one load and store of the sums for four products
             for dy in range(ky):
-                row = padded[y + dy, x0 : x0 + run + kx]
-                dx = 0
-                while dx + 4 <= kx:
-                    a0, a1 = value[dy, dx], value[dy, dx + 1]
-                    a2, a3 = value[dy, dx + 2], value[dy, dx + 3]
-                    if varies:
-                        b0, b1 = slope[dy, dx], slope[dy, dx + 1]
-                        b2, b3 = slope[dy, dx + 2], slope[dy, dx + 3]
-                        for p in range(run):
-                            t0, t1 = row[dx + p], row[dx + p + 1]
-                            t2, t3 = row[dx + p + 2], row[dx + p + 3]
-                            acc0[p] += a0 * t0 + a1 * t1 + a2 * t2 + a3 * t3
-                            acc1[p] += b0 * t0 + b1 * t1 + b2 * t2 + b3 * t3
-                    else:
-                        for p in range(run):
-                            acc0[p] += (
-                                a0 * row[dx + p] + a1 * row[dx + p + 1]
-                                + a2 * row[dx + p + 2] + a3 * row[dx + p + 3]
-                            )  # fmt: skip
-                    dx += 4
-                while dx < kx:
-                    a, b = value[dy, dx], slope[dy, dx]
-                    for p in range(run):
-                        acc0[p] += a * row[dx + p]
-                        acc1[p] += b * row[dx + p]
-                    dx += 1
+                row = padded[y + dy, x0 : x0 + run + wide]
+                _add_products(row, value[dy], acc0)
+                if order > 0:
+                    _add_products(row, slope[dy], acc1)
             for p in range(n):
-                out[y, x0 + p] = acc0[p] + np.float32(x0 + p - centre) * acc1[p]
+                out[y, x0 + p] = acc0[p] + np.float32((x0 + p - centre) / (0.5 * nx)) * acc1[p]
+
+
+@numba.njit(fastmath=True, cache=True)
+def _at(along, u, value, slope):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Evaluate polynomials and their slopes at ``u`` (Horner)."""
+    highest = along.shape[0] - 1
+    ky, wide = value.shape
+    for dy in range(ky):
+        for dx in range(wide):
+            value[dy, dx] = along[highest, dy, dx]
+            slope[dy, dx] = 0
+        for i in range(highest - 1, -1, -1):
+            for dx in range(wide):
+                slope[dy, dx] = slope[dy, dx] * u + value[dy, dx]
+                value[dy, dx] = value[dy, dx] * u + along[i, dy, dx]
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _convolve_squared(padded, coefficients, powers, run, out):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = out.shape
     n_terms, ky, kx = coefficients.shape
+    wide = _whole_steps(kx)
     rows = max(1, run // 8)
     for strip in numba.prange((ny + rows - 1) // rows):
         y0 = strip * rows
         y1 = min(ny, y0 + rows)
         v = (0.5 * (y0 + y1 - 1) - 0.5 * (ny - 1)) / (0.5 * ny)
-        kernel = np.empty((ky, kx), dtype=np.float32)
+        kernel = np.empty((ky, wide), dtype=np.float32)
         acc = np.empty(run, dtype=np.float32)
         for x0 in range(0, nx, run):
             n = min(run, nx - x0)
@@ -229,29 +222,43 @@ def _convolve_squared(padded, coefficients, powers, run, out):  # type: ignore[n
             kernel[:] = 0
             for t in range(n_terms):
                 i, j = powers[t]
-                kernel += np.float32(u**i * v**j) * coefficients[t]
+                kernel[:, :kx] += np.float32(u**i * v**j) * coefficients[t]
             kernel *= kernel
             for y in range(y0, y1):
                 acc[:] = 0
                 for dy in range(ky):
-                    row = padded[y + dy, x0 : x0 + run + kx]
-                    dx = 0
-                    while dx + 4 <= kx:
-                        a0, a1 = kernel[dy, dx], kernel[dy, dx + 1]
-                        a2, a3 = kernel[dy, dx + 2], kernel[dy, dx + 3]
-                        for p in range(run):
-                            acc[p] += (
-                                a0 * row[dx + p] + a1 * row[dx + p + 1]
-                                + a2 * row[dx + p + 2] + a3 * row[dx + p + 3]
-                            )  # fmt: skip
-                        dx += 4
-                    while dx < kx:
-                        a = kernel[dy, dx]
-                        for p in range(run):
-                            acc[p] += a * row[dx + p]
-                        dx += 1
+                    _add_products(padded[y + dy, x0 : x0 + run + wide], kernel[dy], acc)
                 for p in range(n):
                     out[y, x0 + p] = acc[p]
+
+
+@numba.njit(cache=True)
+def _whole_steps(kx):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The kernel's columns and those of zeros that make whole steps of four."""
+    return (kx + 3) // 4 * 4
+
+
+# Eight kernel columns at a time: one load and store of the sums for eight products, in registers.
+# The slices begin at zero, so that the compiler sees that no index is negative.
+@numba.njit(fastmath=True, cache=True)
+def _add_products(row, a, acc):  # type: ignore[no-untyped-def] # pragma: no cover
+    d = 0
+    while d + 8 <= len(a):
+        t = row[d : d + len(acc) + 8]
+        a0, a1, a2, a3 = a[d], a[d + 1], a[d + 2], a[d + 3]
+        a4, a5, a6, a7 = a[d + 4], a[d + 5], a[d + 6], a[d + 7]
+        for p in range(len(acc)):
+            acc[p] += (
+                a0 * t[p] + a1 * t[p + 1] + a2 * t[p + 2] + a3 * t[p + 3]
+                + a4 * t[p + 4] + a5 * t[p + 5] + a6 * t[p + 6] + a7 * t[p + 7]
+            )  # fmt: skip
+        d += 8
+    while d < len(a):
+        t = row[d : d + len(acc) + 4]
+        a0, a1, a2, a3 = a[d], a[d + 1], a[d + 2], a[d + 3]
+        for p in range(len(acc)):
+            acc[p] += a0 * t[p] + a1 * t[p + 1] + a2 * t[p + 2] + a3 * t[p + 3]
+        d += 4
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
