@@ -44,6 +44,10 @@ def ours_with_maps(pair: Inputs) -> Outputs:
     return ours_sfft(pair, pair["err"], pair["template_err"])
 
 
+def ours_with_own_kernel(pair: Inputs) -> Outputs:
+    return ours_sfft({**pair, "kernel_shape": ()}, pair["err"], pair["template_err"])
+
+
 def ours_without_maps(pair: Inputs) -> Outputs:
     return ours_sfft(pair, True, True)
 
@@ -168,6 +172,7 @@ def _flat(pair: Inputs, image: str, mask: str) -> np.ndarray:
 
 ENGINES: dict[str, Callable[[Inputs], Outputs]] = {
     "run_sfft": ours_with_maps,
+    "run_sfft kernel=None": ours_with_own_kernel,
     "run_sfft err=True": ours_without_maps,
     "run_zogy": ours_zogy,
     "HOTPANTS": tuned_hotpants,

@@ -16,7 +16,7 @@ from tests.benchmarks.engine_process import ENGINES
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("engine_process.py")
-OURS = ("run_sfft", "run_sfft err=True", "run_zogy", "HOTPANTS")
+OURS = ("run_sfft", "run_sfft kernel=None", "run_sfft err=True", "run_zogy", "HOTPANTS")
 OF_HOTPANTS = ("HOTPANTS", "HOTPANTS by STDPipe")
 
 
@@ -81,7 +81,7 @@ def write_pair(truth: SimulatedPair, path: Path, *, threads: int) -> None:
         gain=settings.gain, template_gain=settings.gain * settings.template_depth,
         fwhm=settings.science_fwhm, template_fwhm=settings.template_fwhm,
         flux_scale=truth.flux_scale, threads=threads,
-        tiles=max(1, round(max(settings.shape) / 1024)),
+        tiles=max(2, round(max(settings.shape) / 1024)),
         kernel_shape=np.array([] if wide else [13, 13]), hotpants=hotpants_program() or "",
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def run_engine(
         return f"longer than {deadline:.0f} s"
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        return said[-1] if said else f"ended with status {done.returncode}"
+        return said[-1].removeprefix("core.errors.") if said else f"status {done.returncode}"
     with np.load(target) as file:
         read = {name: file[name] for name in file.files}
     target.unlink()
