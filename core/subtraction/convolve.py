@@ -63,7 +63,7 @@ def convolve_squared(
     """Convolve with the *square* of the local kernel: how a variance goes through it.
 
     Parameters and result as in `convolve_varying`; the kernel is evaluated at the centre of
-    blocks of a 48th of the frame's width (8 to 128 pixels) and an eighth of that in height, which
+    blocks of a 48th of the frame's width (8 to 128 pixels) and half of that in height, which
     is well inside what a variance is known to. So is a ten-thousandth of the squared kernel: the
     faint rim that holds it is left out.
     """
@@ -158,7 +158,7 @@ def _powers(order: int) -> npt.NDArray[np.int64]:
 def _convolve(padded, coefficients, powers, run, out):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = out.shape
     n_terms, ky, kx = coefficients.shape
-    wide = _whole_steps(kx)
+    wide = whole_steps(kx)
     order = powers[:, 0].max()
     for y in numba.prange(ny):
         v = (y - 0.5 * (ny - 1)) / (0.5 * ny)
@@ -182,9 +182,9 @@ def _convolve(padded, coefficients, powers, run, out):  # type: ignore[no-untype
             acc1[:] = 0
             for dy in range(ky):
                 row = padded[y + dy, x0 : x0 + run + wide]
-                _add_products(row, value[dy], acc0)
+                add_products(row, value[dy], acc0)
                 if order > 0:
-                    _add_products(row, slope[dy], acc1)
+                    add_products(row, slope[dy], acc1)
             for p in range(n):
                 out[y, x0 + p] = acc0[p] + np.float32((x0 + p - centre) / (0.5 * nx)) * acc1[p]
 
@@ -208,8 +208,8 @@ def _at(along, u, value, slope):  # type: ignore[no-untyped-def] # pragma: no co
 def _convolve_squared(padded, coefficients, powers, run, out):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = out.shape
     n_terms, ky, kx = coefficients.shape
-    wide = _whole_steps(kx)
-    rows = max(1, run // 8)
+    wide = whole_steps(kx)
+    rows = max(1, run // 2)
     for strip in numba.prange((ny + rows - 1) // rows):
         y0 = strip * rows
         y1 = min(ny, y0 + rows)
@@ -221,27 +221,39 @@ def _convolve_squared(padded, coefficients, powers, run, out):  # type: ignore[n
             u = (x0 + 0.5 * (n - 1) - 0.5 * (nx - 1)) / (0.5 * nx)
             kernel[:] = 0
             for t in range(n_terms):
-                i, j = powers[t]
-                kernel[:, :kx] += np.float32(u**i * v**j) * coefficients[t]
+                f = np.float32(u ** powers[t, 0] * v ** powers[t, 1])
+                for dy in range(ky):
+                    for dx in range(kx):
+                        kernel[dy, dx] += f * coefficients[t, dy, dx]
             kernel *= kernel
             for y in range(y0, y1):
                 acc[:] = 0
                 for dy in range(ky):
-                    _add_products(padded[y + dy, x0 : x0 + run + wide], kernel[dy], acc)
+                    add_products(padded[y + dy, x0 : x0 + run + wide], kernel[dy], acc)
                 for p in range(n):
                     out[y, x0 + p] = acc[p]
 
 
 @numba.njit(cache=True)
-def _whole_steps(kx):  # type: ignore[no-untyped-def] # pragma: no cover
-    """The kernel's columns and those of zeros that make whole steps of four."""
+def whole_steps(kx):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Return the columns of a kernel and of the zeros that make whole steps of four."""
     return (kx + 3) // 4 * 4
 
 
-# Eight kernel columns at a time: one load and store of the sums for eight products, in registers.
-# The slices begin at zero, so that the compiler sees that no index is negative.
 @numba.njit(fastmath=True, cache=True)
-def _add_products(row, a, acc):  # type: ignore[no-untyped-def] # pragma: no cover
+def add_products(row, a, acc):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Add a row of pixels, correlated with one of a kernel, to sums.
+
+    Eight kernel pixels at a time: one load and store of the sums for eight products, in registers.
+    The slices begin at zero, so that the compiler sees that no index is negative.
+
+    Parameters
+    ----------
+    row : ndarray of float32, shape (at least n + k,)
+    a : ndarray of float32, shape (k,)
+        Of `whole_steps`.
+    acc : ndarray of float32, shape (n,)
+    """
     d = 0
     while d + 8 <= len(a):
         t = row[d : d + len(acc) + 8]

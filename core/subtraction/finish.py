@@ -160,7 +160,7 @@ def sky_statistics(
     scaled: FloatImage, matched: FloatImage, noise: FloatImage, mask: MaskImage
 ) -> tuple[float, float]:
     """Return median and robust variance of the scaled difference where the sky is blank."""
-    step = max(1, int(np.sqrt(scaled.size / 1e6)))
+    step = max(1, int(np.sqrt(scaled.size / 3e5)))
     sample = np.s_[::step, ::step]
     # wide enough that the noise in the matched image itself does not choose the pixels
     blank = (mask[sample] == 0) & (np.abs(matched[sample]) < 4 * noise[sample])

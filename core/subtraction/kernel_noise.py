@@ -8,10 +8,10 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
-from threadpoolctl import threadpool_limits
 
 from core.image import FloatImage
 from core.polynomials import terms
+from core.subtraction.blas import single_threaded_blas
 from core.subtraction.normal_equations import Solution
 from core.subtraction.stamps import Stamps
 
@@ -89,7 +89,7 @@ def kernel_noise(solution: Solution, shape: tuple[int, int], source_fwhm: float)
     for term in range(n_terms):
         own = slice(term * n, (term + 1) * n)
         right[own, term] = (blobs * solution.scale[own]).T
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_threaded_blas():
         half = linalg.solve_triangular(
             solution.factor[0], right.reshape(len(right), -1), lower=solution.factor[1]
         )

@@ -13,16 +13,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
-from threadpoolctl import threadpool_limits
 
 from core.image import FloatImage
 from core.polynomials import degrees, terms
+from core.subtraction.blas import single_threaded_blas
 from core.subtraction.kernel_model import KernelModel
 from core.subtraction.stamps import Stamps
 
@@ -126,7 +125,7 @@ def accumulate(
         return _accumulate(planes, Stamps(stamps.x[part], stamps.y[part], stamps.half),
                            weights[part], model)  # fmt: skip
 
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_threaded_blas():
         if min(threads, shares) == 1:
             return _laid_out(_sum(map(share, parts)), model)
         with ThreadPoolExecutor(min(threads, shares)) as pool:
@@ -300,7 +299,7 @@ class Solution:
         own = self.model.elements.in_coefficients(planes).reshape(len(combinations), -1)
         right = np.zeros((len(self.scale), len(own)))
         right[: own.shape[1]] = (own * self.scale[: own.shape[1]]).T
-        with threadpool_limits(limits=1, user_api="blas"):
+        with single_threaded_blas():
             half = linalg.solve_triangular(self.factor[0], right, lower=self.factor[1])
         return np.asarray((half**2).sum(axis=0))
 
@@ -329,7 +328,7 @@ def solve(equations: NormalEquations, model: KernelModel) -> Solution:
     scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(matrix)), np.finfo(float).tiny))
     matrix *= scale[:, None] * scale[None, :]
     # two BLAS threads on a busy machine wait for each other longer than one works
-    with threadpool_limits(limits=1, user_api="blas"):
+    with single_threaded_blas():
         factor = _factor_positive(matrix, n_kernel)
         parameters = scale * linalg.cho_solve(factor, equations.vector * scale)
     if not np.isfinite(parameters).all():
@@ -351,68 +350,3 @@ def _factor_positive(matrix: Float64, n_kernel: int) -> tuple[Float64, bool]:
             raise np.linalg.LinAlgError(str(error)) from error
         return factor
     raise np.linalg.LinAlgError("the normal equations are not positive definite")
-
-
-def residuals(
-    planes: FitPlanes,
-    stamps: Stamps,
-    kernel: Float64,
-    background: Float64,
-    model: KernelModel,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Return residual, model and propagated source variance under every stamp.
-
-    Each is float32 of shape (n_stamps, side, side).
-    """
-    shape = (planes.target.shape[0], planes.target.shape[1])
-    phi = terms(model.kernel_order, stamps.x, stamps.y, shape)
-    psi = terms(model.background_order, stamps.x, stamps.y, shape)
-    local = np.einsum("st,tvu->svu", phi, kernel)[:, ::-1, ::-1].astype(np.float32)
-    level = (psi @ background).astype(np.float32)
-    pedestal = np.float32(planes.target_level)
-    variance = planes.source_variance
-    if variance is None:
-        variance = np.zeros((1, 1), dtype=np.float32)
-    return _residuals(
-        planes.target, planes.source, variance, stamps.x, stamps.y, stamps.half,
-        np.ascontiguousarray(local), level, pedestal,
-    )  # fmt: skip
-
-
-@numba.njit(parallel=True, fastmath=True, cache=True)
-def _residuals(target, source, variance, xs, ys, half, kernels, level, pedestal):  # type: ignore[no-untyped-def] # pragma: no cover
-    n, ky, kx = kernels.shape
-    hy, hx = ky // 2, kx // 2
-    side = 2 * half + 1
-    residual = np.empty((n, side, side), dtype=np.float32)
-    matched = np.empty((n, side, side), dtype=np.float32)
-    noise = np.zeros((n, side, side), dtype=np.float32)
-    has_variance = variance.shape[0] > 1
-    for s in numba.prange(n):
-        for row in range(side):
-            y = ys[s] - half + row
-            line = np.zeros(side, dtype=np.float32)
-            line_variance = np.zeros(side, dtype=np.float32)
-            x0 = xs[s] - half - hx
-            for dy in range(ky):
-                for dx in range(kx):
-                    k = kernels[s, dy, dx]
-                    for p in range(side):
-                        line[p] += k * source[y - hy + dy, x0 + dx + p]
-                    if has_variance:
-                        for p in range(side):
-                            line_variance[p] += k * k * variance[y - hy + dy, x0 + dx + p]
-            for p in range(side):
-                matched[s, row, p] = line[p] + level[s]
-                seen = target[y, xs[s] - half + p] - pedestal
-                residual[s, row, p] = seen - line[p] - level[s]
-                noise[s, row, p] = line_variance[p]
-    return residual, matched, noise
-
-
-def gather(image: npt.NDArray[Any], stamps: Stamps) -> npt.NDArray[Any]:
-    """Return the pixels of an image under every stamp, shape (n_stamps, side, side)."""
-    offsets = np.arange(-stamps.half, stamps.half + 1)
-    return image[
-        (stamps.y[:, None] + offsets)[:, :, None], (stamps.x[:, None] + offsets)[:, None, :]
-    ]

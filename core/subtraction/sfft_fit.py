@@ -22,14 +22,13 @@ from core.subtraction.normal_equations import (
     NormalEquations,
     Solution,
     accumulate,
-    gather,
-    residuals,
     solve,
 )
 from core.subtraction.pair import Pair
 from core.subtraction.sfft_settings import SFFTResult, SFFTSettings
 from core.subtraction.shared_light import Light, shared
-from core.subtraction.stamps import Stamps, informative_stamps, spread, stamps_at
+from core.subtraction.stamp_residuals import residuals
+from core.subtraction.stamps import Stamps, gather, informative_stamps, spread, stamps_at
 
 Float64 = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.float32]

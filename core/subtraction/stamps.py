@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -189,3 +190,11 @@ def _block_information(template, variance, usable, side):  # type: ignore[no-unt
                 cx[k] = sx / s
                 cy[k] = sy / s
     return info, cx, cy, good
+
+
+def gather(image: npt.NDArray[Any], stamps: Stamps) -> npt.NDArray[Any]:
+    """Return the pixels of an image under every stamp, shape (n_stamps, side, side)."""
+    offsets = np.arange(-stamps.half, stamps.half + 1)
+    return image[
+        (stamps.y[:, None] + offsets)[:, :, None], (stamps.x[:, None] + offsets)[:, None, :]
+    ]

@@ -11,9 +11,9 @@ from core.subtraction.kernel_model import KernelModel
 from core.subtraction.normal_equations import (
     FitPlanes,
     accumulate,
-    residuals,
     solve,
 )
+from core.subtraction.stamp_residuals import residuals
 from core.subtraction.stamps import stamps_at
 
 BASES = [
