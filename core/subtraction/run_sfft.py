@@ -75,7 +75,8 @@ def run_sfft(
         Electrons per ADU.
     kernel_shape : tuple of int or None
         (ky, kx), odd. None chooses from both seeings, as the pipeline does: the documented 7x7
-        cannot turn a 3 pixel seeing into a 6 pixel one (`core.subtraction.sfft`).
+        cannot turn a 3 pixel seeing into a 6 pixel one, and no kernel reaches the wings of stars
+        beyond its rim (`core.subtraction.kernel_choice`).
     kernel_poly_order, bg_poly_order, flux_poly_order : int
         Polynomial orders of kernel, differential background and flux scale. They are lowered
         where there are too few stars to hold them.
@@ -117,6 +118,14 @@ def run_sfft(
 
     Notes
     -----
+    What a kernel is put together from (pixels, splines) follows from its size and both seeings;
+    ``kernel`` holds its pixels all the same. Stamps that only one image shows have no say, nor
+    has a seeing that was misjudged: where the fit is poor, the other image is convolved as well,
+    and the better of both taken.
+
+    With ``err=True`` the noise of known sources comes from the matched template, and that of new
+    ones from the difference itself.
+
     When the template is clearly the blurrier image, the science image is convolved instead
     (`core.subtraction.sfft.subtract`); ``convolved`` is then the template, scaled.
     """
