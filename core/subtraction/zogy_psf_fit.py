@@ -20,6 +20,7 @@ from core.polynomials import terms
 from core.psf import PSFModel, fwhm_of
 from core.stars import SourceList
 from core.subtraction.stamps import Stamps, stamps_at
+from core.subtraction.zogy_transform import FittedPSF
 
 Float64 = npt.NDArray[np.float64]
 Real = npt.NDArray[np.float32]
@@ -40,6 +41,7 @@ SLACKS = (
     0.01,
 )  # of the model, what a pixel may be off beyond its noise
 VARIATION = 0.04  # of its change with the width, that a PSF changes in other ways over the frame
+NOISE_MARGIN = 1.5  # by which the PSF may be noisier than in the middle of the frame
 LEAST_MODE_ERROR = 0.003  # of the width and the elongation of a star
 NO_STAR = 0.05  # of its flux, that a source differs from the PSF by which is none
 LEAST_ERROR = 0.003  # of a star's flux at every pixel, that the model is never better than
@@ -77,6 +79,7 @@ class _Fit:
     error: float  # of the model, relative to its value
     kept: Bool
     started: bool = False
+    noise: float = 0.0  # of the PSF's transform
 
 
 def seeing_of(data: FloatImage, bad: Bool, stars: SourceList, highest: float) -> float | None:
@@ -177,7 +180,8 @@ def fit_psf(
         centred, weight = _centred(boxes, fit, expected, slack, core if early else None)
         _fit_pixels(boxes, fit, centred, weight)
     n = int(fit.kept.sum())
-    return PSFModel(fit.planes.astype(np.float32), order, shape, fwhm_of(fit.planes[0]), n)
+    planes = fit.planes.astype(np.float32)
+    return FittedPSF(planes, order, shape, fwhm_of(fit.planes[0]), n, fit.noise)
 
 
 def _radius(half: int) -> Float64:
@@ -427,6 +431,9 @@ def _fit_pixels(boxes: _Boxes, fit: _Fit, centred: Float64, weight: Float64) -> 
         [planes[0] / total, *((p - s * planes[0] / sums[0]) / total
                               for p, s in zip(planes[1:], sums[1:], strict=True))]
     )  # fmt: skip
+    # the wings are smoothed before they are used (`core.subtraction.zogy_psf`)
+    seen = radius < 1.5 * fit.fwhm
+    fit.noise = float(NOISE_MARGIN * np.sqrt(error2[seen].sum()) / total)
     fit.sky = _sky(boxes, fit, 0.0 if wing is None else wing.at(boxes.ring_radius) / total)
     fit.off_centre = _off_centre(boxes, fit)
 

@@ -38,6 +38,20 @@ NOISELESS = 0.1  # of the science image's noise, for a template that is said to 
 
 
 @dataclass(frozen=True)
+class FittedPSF(PSFModel):
+    """A PSF model whose noise is known.
+
+    Attributes
+    ----------
+    noise : float
+        Level of the noise in its transform, relative to the power at zero frequency; 0 where it is
+        not known.
+    """
+
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
 class Trust:
     """How far a PSF model is believed.
 
@@ -130,23 +144,31 @@ def trust_in(psf: PSFModel) -> Trust:
     """Find the spatial frequency at which a PSF model drowns in its own noise.
 
     Noise has no symmetry, while a PSF that is centred is nearly even at high frequencies: the
-    imaginary part of the transform tells how noisy the model is.
+    imaginary part of the transform tells how noisy the model is at most. A comatic PSF has an odd
+    part of its own, so the noise that a fit knows of is believed where it is less.
     """
     ny, nx = psf.shape
     side = int(scipy.fft.next_fast_len(2 * psf.size, real=True))
     spectrum = transfer(psf.at(0.5 * (nx - 1), 0.5 * (ny - 1)), (side, side))
     k = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
     noise2 = 2 * float(np.mean(spectrum.imag[(k > 0.25) & (k < 0.5)] ** 2))
-    cutoff = odd_cutoff = firm_cutoff = 10.0
+    if isinstance(psf, FittedPSF) and psf.noise > 0:
+        # in the corners of the frequency plane no PSF has power
+        corners = float(np.mean(np.abs(spectrum[k > 0.6]) ** 2))
+        noise2 = min(noise2, max(psf.noise**2, corners))
+    # from high frequencies down, until there is power: below, a ring that has little by chance
+    # (as the odd part has where it changes sign, and near zero frequency) does not cut off the rest
+    cutoffs = [10.0, 10.0, 10.0]
+    found = [False, False, False]
     for low in np.arange(0.65, 0.03, -0.02):
         ring = spectrum[(k >= low) & (k < low + 0.04)]
         power = float(np.mean(np.abs(ring) ** 2))
-        if power < 3 * noise2:
-            cutoff = float(low) + 0.02
-        if power < 9 * noise2:
-            firm_cutoff = float(low) + 0.02
-        if float(np.mean(ring.imag**2)) < 2 * noise2:
-            odd_cutoff = float(low) + 0.02
+        odd = float(np.mean(ring.imag**2))
+        for i, seen in enumerate((power >= 3 * noise2, power >= 9 * noise2, odd >= 2 * noise2)):
+            found[i] |= seen
+            if not found[i]:
+                cutoffs[i] = float(low) + 0.02
+    cutoff, firm_cutoff, odd_cutoff = cutoffs
     return Trust(cutoff, odd_cutoff, float(np.sqrt(noise2)), firm_cutoff=firm_cutoff)
 
 

@@ -20,11 +20,13 @@ from core.subtraction.zogy_psf import denoised
 from core.subtraction.zogy_tiles import TileGrid, TileInputs, subtract_tiles
 from core.subtraction.zogy_transform import (
     WHITE_FLOOR,
+    FittedPSF,
     TileModel,
     Trust,
     difference_psf,
     subtract_tile,
     tile_kernels,
+    trust_in,
 )
 from tests.prepared_pair import make_pair
 
@@ -399,6 +401,22 @@ def test_denoising_keeps_the_psf_and_takes_its_noise():
     np.testing.assert_allclose(smooth[11:16, 11:16], noisy[11:16, 11:16], atol=3e-5)
     analytic = gaussian_psf(3.0, (100, 100))
     assert denoised(analytic) is analytic
+
+
+def test_coma_is_not_taken_for_noise():
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[-13:14, -13:14] / 1.5
+    round_ = np.exp(-0.5 * (x**2 + y**2))
+    comatic = round_ * (1 + 0.08 * x * (x**2 + y**2 - 4))
+    noise = rng.normal(0, 1, round_.shape) * 1e-5
+    level = 1e-5 * round_.shape[0]
+    for stamp, least, most in ((comatic, 0.25, 0.6), (round_, 0.0, 0.12)):
+        stamp = (stamp / stamp.sum() + noise).astype(np.float32)[None]
+        psf = FittedPSF(stamp, 0, (500, 500), 3.5, 50, noise=level)
+        assert least <= trust_in(psf).odd_cutoff <= most
+        assert 0.3 < trust_in(psf).cutoff < 0.6
+    unknown = replace(psf, noise=0.0, coefficients=stamp)
+    assert trust_in(unknown).noise == pytest.approx(level, rel=0.5)
 
 
 def test_fixed_scale_and_shift_are_used_as_given():
