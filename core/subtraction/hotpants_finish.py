@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,8 @@ from core.image import FloatImage, MaskBit, MaskImage
 from core.psf import PSFModel, gaussian_psf
 from core.subtraction.convolve import convolve_squared
 from core.subtraction.correlation import CorrelatedNoise, measure_correlation
-from core.subtraction.difference import Difference, SubtractionQuality
-from core.subtraction.finish import assemble, sky_statistics
+from core.subtraction.difference import Difference
+from core.subtraction.finish import assemble
 from core.subtraction.hotpants_command import Options
 from core.subtraction.hotpants_files import Planes, kernel_sums
 from core.subtraction.hotpants_inputs import (
@@ -26,6 +25,7 @@ from core.subtraction.hotpants_inputs import (
 from core.subtraction.hotpants_kernel import HotpantsKernel
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
+from core.subtraction.quality import EngineFacts, quality_of
 from core.subtraction.residual_background import fit_residual_background
 
 log = logging.getLogger(__name__)
@@ -81,26 +81,14 @@ def finish(
     residual -= fit_residual_background(residual, variance, mask, order)
     residual[~planes.valid] = 0
     finished = assemble(residual, variance, signal, mask, pair)
-    sky_mean, sky_chi2 = sky_statistics(finished.scaled, signal, finished.noise, mask)
+    facts = EngineFacts(
+        "hotpants", sums, planes.stamps_used, planes.stamps_skipped, (2 * half + 1, 2 * half + 1),
+        "science" if science_convolved else "template", started,
+    )  # fmt: skip
+    quality = quality_of(pair, facts, finished, signal, mask)
     convolved = pair.science.data - finished.data
     if science_convolved:
         convolved = (planes.convolved - planes.difference).astype(np.float32)
-    quality = SubtractionQuality(
-        engine="hotpants",
-        kernel_sum=float(np.median(sums)),
-        kernel_sum_spread=float(np.std(sums) / np.median(sums)),
-        star_chi2=finished.star_chi2,
-        sky_chi2=sky_chi2,
-        sky_mean=sky_mean,
-        shift=pair.shift,
-        shift_rms=pair.shift_rms,
-        stars_used=planes.stamps_used,
-        stars_clipped=planes.stamps_skipped,
-        kernel_shape=(2 * half + 1, 2 * half + 1),
-        convolved="science" if science_convolved else "template",
-        seconds=time.perf_counter() - started,
-        model_error=finished.model_error,
-    )
     return Difference(
         data=finished.data, noise=finished.noise, scaled=finished.scaled,
         convolved=np.ascontiguousarray(convolved, dtype=np.float32), mask=mask,

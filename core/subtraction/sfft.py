@@ -25,12 +25,13 @@ from core.subtraction.convolve import (
     footprint_power,
 )
 from core.subtraction.correlation import measure_correlation
-from core.subtraction.difference import Difference, SubtractionQuality
-from core.subtraction.finish import assemble, sky_statistics
+from core.subtraction.difference import Difference
+from core.subtraction.finish import assemble
 from core.subtraction.kernel_choice import choose_kernel_shape
 from core.subtraction.local_sky import subtract_local_sky
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
+from core.subtraction.quality import EngineFacts, quality_of
 from core.subtraction.residual_background import fit_residual_background
 from core.subtraction.sfft_fit import KernelFit
 from core.subtraction.sfft_settings import SFFTResult, SFFTSettings
@@ -199,27 +200,15 @@ def _apply(
         matched = (fit.target - np.float32(fit.target_level)) * scale
     planes = assemble(data, variance, matched, mask, pair)
     subtract_local_sky(planes.data, planes.noise, planes.scaled, mask)
-    sky_mean, sky_chi2 = sky_statistics(planes.scaled, matched, planes.noise, mask)
+    facts = EngineFacts(
+        "sfft", kernel_sum, result.stamps_used, result.stamps_clipped, fit.kernel_shape,
+        result.convolved, started,
+    )  # fmt: skip
+    quality = quality_of(pair, facts, planes, matched, mask)
     if science_convolved:
         convolved = np.add(matched, np.float32(fit.source_level), out=matched)
     else:
         convolved = np.subtract(pair.science.data, planes.data, out=matched)
-    quality = SubtractionQuality(
-        engine="sfft",
-        kernel_sum=float(np.median(kernel_sum)),
-        kernel_sum_spread=float(np.std(kernel_sum) / np.median(kernel_sum)),
-        star_chi2=planes.star_chi2,
-        sky_chi2=sky_chi2,
-        sky_mean=sky_mean,
-        shift=pair.shift,
-        shift_rms=pair.shift_rms,
-        stars_used=result.stamps_used,
-        stars_clipped=result.stamps_clipped,
-        kernel_shape=fit.kernel_shape,
-        convolved=result.convolved,
-        seconds=time.perf_counter() - started,
-        model_error=planes.model_error,
-    )
     ny, nx = pair.shape
     central = evaluate_kernel_at(result, 0.5 * (nx - 1), 0.5 * (ny - 1))
     return Difference(
