@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 Float64 = npt.NDArray[np.float64]
 BRIGHT_FILL = 20.0  # sigma
 CERTAIN = 20.0  # sigma, of a source that a star list may be filled up with
+FELT = 0.02  # of a kernel's squared sum
 PSF_GRID = 5  # places along a side at which the PSF of the difference is evaluated
 SAME_SOURCE = 3.0  # pixels
 TILE = 512  # pixels: the side of a tile that is not given
@@ -343,8 +344,8 @@ def _tile_noise(image: KnownImage, grid: TileGrid) -> Float64:
 
 
 def _reach(inputs: TileInputs, grid: TileGrid) -> int:
-    """How far a pixel that was filled is felt: half-size of the box that holds 99.5 % of both
-    kernels of D."""
+    """How far a pixel that was filled is felt: half-size of the box that holds both kernels of D,
+    but for a part that noise hides."""
     tiles = list(grid)
     number = (grid.tiles[0] // 2) * grid.tiles[1] + grid.tiles[1] // 2
     model = model_of(inputs, grid, tiles[number], divmod(number, grid.tiles[1]))
@@ -354,7 +355,7 @@ def _reach(inputs: TileInputs, grid: TileGrid) -> int:
     distance = np.maximum(away[:, None], away[None, :])
     for half in range(1, side // 2):
         outside = (squared * (distance > half)).sum(axis=(1, 2))
-        if outside.sum() < 0.005 * squared.sum():
+        if outside.sum() < FELT * squared.sum():
             return half
     return side // 2
 

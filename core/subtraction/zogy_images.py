@@ -282,8 +282,9 @@ def disturbed(
     """Find how far the holes that nothing fills well disturb the difference.
 
     Around each group of such pixels, rings of ``step`` pixels are added as long as the matched
-    filter scatters by more than 1.5 times what it should in them, or is off by 0.7 sigma, or has
-    more than one pixel in a hundred beyond 4 sigma, until some rings in a row are calm.
+    filter scatters by more than 1.5 times what it does in the frame, or is off by 0.7 sigma, or has
+    more than one pixel in a hundred beyond 4 sigma, until some rings in a row are calm. What is
+    wrong everywhere, as in a crowded field, is left to the noise model and to the verdict.
 
     Parameters
     ----------
@@ -303,6 +304,7 @@ def disturbed(
     ndarray of bool, shape (ny, nx)
     """
     out = np.zeros_like(holes)
+    everywhere, scatter = _typical(score, usable)
     labels, n = ndimage.label(holes, structure=np.ones((3, 3)))
     ny, nx = holes.shape
     for number, box in enumerate(ndimage.find_objects(labels, n), start=1):
@@ -319,10 +321,20 @@ def disturbed(
             if values.size < 20:
                 continue
             low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
-            calm = 0.5 * (high - low) < 1.5 and abs(middle) < 0.7
-            if calm and np.mean(np.abs(values) > 4) <= 0.01:
+            calm = 0.5 * (high - low) < 1.5 * scatter and abs(middle - everywhere) < 0.7 * scatter
+            if calm and np.mean(np.abs(values - everywhere) > 4 * scatter) <= 0.01:
                 calm_rings += 1
             else:
                 limit, calm_rings = outer, 0
         out[window] |= distance <= limit
     return out
+
+
+def _typical(score: FloatImage, usable: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Median and robust scatter of the matched filter over the frame; at least what theory says."""
+    step = max(1, int(np.sqrt(score.size / 1e6)))
+    values = score[::step, ::step][usable[::step, ::step]]
+    if values.size < 500:
+        return 0.0, 1.0
+    low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
+    return float(middle), max(0.5 * float(high - low), 1.0)
