@@ -17,7 +17,7 @@ from core.errors import SubtractionFailed
 from core.image import FloatImage, Image, MaskBit, MaskImage
 from core.polynomials import terms
 from core.psf import PSFModel, gaussian_psf
-from core.subtraction.bad_pixels import fill_bad_pixels, kernel_bound
+from core.subtraction.bad_pixels import fill_bad_pixels, kernel_bound, light_beyond
 from core.subtraction.convolve import (
     compiled_threads,
     convolve_padded,
@@ -172,7 +172,7 @@ def _apply(
         )
     order = result.kernel_order
     source = pair.science if science_convolved else pair.template
-    hidden = _fill(source, fit, result)
+    hidden, beyond = _unseen_light(source, fit, result)
     matched = convolve_padded(fit.padded, pair.shape, result.kernel, order, threads=threads)
     bright = footprint_power(fit.padded, pair.shape, fit.kernel_shape)
     fit.release()
@@ -189,7 +189,8 @@ def _apply(
     fit.kernel_noise.add_to(variance, bright)
     del bright
     mask = _joined_mask(pair, fit, science_convolved, hidden, variance)
-    del hidden
+    _add_square(variance, beyond)
+    del hidden, beyond
     data = np.subtract(fit.target, np.float32(fit.target_level))
     data -= matched
     data -= fit_residual_background(data, variance, mask, fit.settings.background_order)
@@ -247,14 +248,20 @@ def _joined_mask(
     return mask
 
 
-def _fill(source: Image, fit: KernelFit, result: SFFTResult) -> FloatImage:
-    """Fill the bad pixels of the image to convolve; return the error left in the matched one."""
+def _unseen_light(
+    source: Image, fit: KernelFit, result: SFFTResult
+) -> tuple[FloatImage, FloatImage]:
+    """Fill the bad pixels of the image to convolve.
+
+    Return what they still hide of the matched image, and what bright stars have beyond the
+    kernel's reach.
+    """
     step = max(1, int(np.sqrt(fit.target_variance.size / 1e5)))
-    typical = float(np.sqrt(np.median(fit.target_variance[::step, ::step])))
-    kernel_sum = float(result.kernel[0].sum())
-    bound = kernel_bound(fit.source_fwhm, fit.target_fwhm, kernel_sum)
+    negligible = NEGLIGIBLE * float(np.sqrt(np.median(fit.target_variance[::step, ::step])))
+    bound = kernel_bound(fit.source_fwhm, fit.target_fwhm, float(result.kernel[0].sum()))
     border = (fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2)
-    return fill_bad_pixels(fit.padded, source.mask, border, bound, NEGLIGIBLE * typical)
+    hidden = fill_bad_pixels(fit.padded, source.mask, border, bound, negligible)
+    return hidden, light_beyond(fit.padded, source.mask, fit.kernel_shape, bound, negligible)
 
 
 _OF_TEMPLATE = (
@@ -280,6 +287,14 @@ def _join_masks(science, template, spoilt, hidden, own, out, variance):  # type:
                 bits |= own
             variance[y, x] += square
             out[y, x] = bits
+
+
+@numba.njit(parallel=True, cache=True)
+def _add_square(variance, error):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = variance.shape
+    for y in numba.prange(ny):
+        for x in range(nx):
+            variance[y, x] += error[y, x] * error[y, x]
 
 
 @numba.njit(parallel=True, cache=True)
