@@ -18,6 +18,7 @@ import sep
 from core.polynomials import terms
 from core.stars import SourceList
 from core.subtraction.finish import MEDIAN_OF_CHI2
+from core.subtraction.weighted_median import weighted_median
 from core.subtraction.zogy_boxes import StarBoxes, halves
 from core.subtraction.zogy_images import KnownImage
 
@@ -197,13 +198,6 @@ def aperture_scale(
     scatter = 1.4826 * weighted_median(np.abs(ratio / middle - 1), weight)
     error = 1.25 * max(1 / np.sqrt(weight.sum()), scatter / np.sqrt(use.sum()))
     return middle, float(error) if middle > 0 else float("inf")
-
-
-def weighted_median(values: Float64, weights: Float64) -> float:
-    """Return the value with half of the weight on either side."""
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(total, 0.5 * total[-1])])
 
 
 def _per_star(boxes: StarBoxes, current: Matching) -> tuple[Float64, Float64, Float64]:

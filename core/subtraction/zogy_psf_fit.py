@@ -29,7 +29,9 @@ MOST_STARS = 300
 FEWEST_STARS = 3
 SEARCH = 3  # pixels around a star's expected place in which its peak is looked for
 CLIP = 5.0  # sigma
-PLENTY = 60  # stars, among which what is none does not matter
+PURE = 100.0  # sigma, of a star whose neighbours do not matter much
+CERTAIN = 50.0  # sigma, of a star that tells the PSF by itself
+PLENTY = 60  # of them, among which what is none does not matter
 ALIKE = 0.12  # of the second moment, by which stars of a frame differ
 EARLY = 3  # rounds
 SLACKS = (
@@ -210,7 +212,7 @@ def _boxes(
     order = np.argsort(-np.where(whole, brightness, -np.inf), kind="stable")
     use = order[: min(int((whole & (brightness > 10 * noise)).sum()), MOST_STARS)]
     stamps = stamps.select(use)
-    if len(stamps) < PLENTY:
+    if (brightness[use] > CERTAIN * noise[use]).sum() < PLENTY:
         stamps = stamps.select(_sharpest(data, variance, stamps, fwhm))
     if len(stamps) < FEWEST_STARS:
         return None
@@ -364,10 +366,10 @@ def _fit_stars(boxes: _Boxes, fit: _Fit, core: Bool) -> None:
     residual2 = np.where(used, (data - fit.flux[:, None] * unit) ** 2, 0).sum(axis=1)
     photons = np.where(used, boxes.variance[:, core], 0).sum(axis=1)
     signal2 = np.where(used, (fit.flux[:, None] * unit) ** 2, 0).sum(axis=1)
+    scatter2 = (residual2 - photons) / np.maximum(signal2, 1e-30)
     telling = signal2 > 400 * photons
     if telling.sum() < FEWEST_STARS:
         telling = signal2 >= np.sort(signal2)[-FEWEST_STARS]
-    scatter2 = (residual2 - photons) / np.maximum(signal2, 1e-30)
     middle = float(np.median(scatter2[telling]))
     fit.error = float(np.clip(np.sqrt(max(middle, 0)), LEAST_ERROR, 0.1))
     # the brightest star shows best what is still wrong with the model: it must not go for that
@@ -396,7 +398,11 @@ def _centred(
     filled = np.where(use, data, expected)
     centred = _shifted(filled, -(fit.place + fit.off_centre), slopes=False)[0]
     flux = fit.flux[:, None, None]
-    return centred / flux, np.where(use & fit.kept[:, None, None], flux**2 / noise2, 0)
+    weight = np.where(use & fit.kept[:, None, None], flux**2 / noise2, 0)
+    # what faint sources are blended with, or sit on, is a larger part of them
+    snr2 = (expected**2 / boxes.variance).sum(axis=(1, 2))
+    weight *= (snr2 / (snr2 + PURE**2))[:, None, None]
+    return centred / flux, weight
 
 
 def _fit_pixels(boxes: _Boxes, fit: _Fit, centred: Float64, weight: Float64) -> None:

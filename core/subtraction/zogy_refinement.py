@@ -17,9 +17,10 @@ import scipy.fft
 
 from core.polynomials import terms
 from core.psf import PSFModel
+from core.subtraction.weighted_median import weighted_median
 from core.subtraction.zogy_boxes import StarBoxes, centred_transforms, halves
 from core.subtraction.zogy_images import KnownImage
-from core.subtraction.zogy_matching import Matching, weighted_median
+from core.subtraction.zogy_matching import Matching
 
 Float64 = npt.NDArray[np.float64]
 LEAST_STARS = 5

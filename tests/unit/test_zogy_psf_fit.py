@@ -74,7 +74,7 @@ def test_neighbours_and_bad_pixels_do_not_enter():
     clean = fit_psf(data, variance, np.zeros_like(bad), stars, gaussian_psf(3.2, SHAPE))
     psf = fit_psf(spoilt, variance, bad, stars, gaussian_psf(3.2, SHAPE))
     apart = psf.at(230, 210) - clean.at(230, 210)
-    assert np.abs(apart).max() < 0.04 * clean.at(230, 210).max()
+    assert np.abs(apart).max() < 0.03 * clean.at(230, 210).max()
 
 
 def test_the_change_over_the_frame_is_followed():
@@ -95,7 +95,7 @@ def test_the_brightest_star_is_not_thrown_out_for_what_the_start_lacks():
     start = gaussian_psf(3.0, SHAPE)
     psf = fit_psf(data, variance, np.zeros(SHAPE, dtype=bool), stars, start)
     wanted = truth(psf, 3.4, 3.0)
-    assert np.abs(psf.at(stars.x[0], stars.y[0]) - wanted).max() < 0.02 * wanted.max()
+    assert np.abs(psf.at(stars.x[0], stars.y[0]) - wanted).max() < 0.03 * wanted.max()
 
 
 def test_without_stars_the_start_is_kept():
