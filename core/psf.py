@@ -14,6 +14,7 @@ from core.stars import SourceList
 
 Float64 = npt.NDArray[np.float64]
 MAX_STARS = 400
+WING_STARS = 30  # the brightest, whose wings stand out of the sky's errors
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def measure_psf(
         return gaussian_psf(fwhm, shape)
     order = 2 if len(x) >= 40 else 1 if len(x) >= 12 else 0
     basis = terms(order, x, y, shape)
-    stamps = stamps - _pedestals(stamps, half)[:, None]
+    pedestals = _pedestals(stamps, half)
+    wing = _wing_level(pedestals, noise, stamps, half, fwhm)
+    stamps = stamps - (pedestals - wing)[:, None]
     known = np.isfinite(stamps)
     never = ~known.any(axis=0)
     first = np.nanmedian(np.where(never, 0, stamps), axis=0)
@@ -151,10 +154,11 @@ def measure_psf(
         coefficients[:, thin] = 0
         coefficients[0, thin] = first[thin]
     planes = coefficients.reshape(-1, 2 * half + 1, 2 * half + 1)
-    planes = _tapered(planes, half)
-    total = planes.sum(axis=(1, 2))
-    mean = planes[0] / total[0]
-    normalised = np.stack([mean] + [(p - p.sum() * mean) / total[0] for p in planes[1:]])
+    planes = _tapered(planes, half, wing)
+    total = planes[0].sum() + _light_outside(planes[0], half, wing)
+    mean = planes[0] / total
+    share = mean / mean.sum()
+    normalised = np.stack([mean] + [(p - p.sum() * share) / total for p in planes[1:]])
     return PSFModel(normalised.astype(np.float32), order, shape, fwhm_of(mean), int(keep.sum()))
 
 
@@ -225,12 +229,47 @@ def _fit_pixels(
     return np.linalg.solve(normal, right[..., None])[..., 0].T
 
 
-def _tapered(planes: npt.NDArray[np.float64], half: int) -> npt.NDArray[np.float64]:
+def _wing_level(
+    pedestals: Float64, noise: Float64, stamps: Float64, half: int, fwhm: float
+) -> float:
+    """Return what of the level around a star is the star's own wing, relative to its flux.
+
+    The sky's share of the level is the smaller the brighter a star is: the level of the brightest
+    is that of their wings. It is zero where it is not significant, and no wing falls slower than
+    the third power of the distance.
+    """
+    bright = np.argsort(np.median(noise, axis=1))[:WING_STARS]
+    if len(bright) < WING_STARS // 2:
+        return 0.0
+    level = float(np.median(pedestals[bright]))
+    scatter = 1.4826 * float(np.median(np.abs(pedestals[bright] - level)))
+    if level < 3 * 1.25 * scatter / np.sqrt(len(bright)):
+        return 0.0
+    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+    radius = np.hypot(rows, cols).ravel()
+    inner = np.abs(radius - 0.6 * half) < 1.0
+    inside = float(np.median(np.nanmedian(stamps[bright][:, inner], axis=1)))
+    return float(min(level, max(inside, 0.0) * 0.6**3))
+
+
+def _light_outside(mean: Float64, half: int, wing: float) -> float:
+    """Extrapolate the wing as a power law beyond the stamp."""
+    if wing <= 0:
+        return 0.0
+    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+    radius = np.hypot(rows, cols)
+    inside = float(np.median(mean[np.abs(radius - 0.6 * half) < 1.0]))
+    exponent = float(np.clip(np.log(max(inside / wing, 1.0)) / np.log(1 / 0.6), 3.5, 8.0))
+    return 2 * np.pi * wing * half**2 / (exponent - 2)
+
+
+def _tapered(planes: npt.NDArray[np.float64], half: int, wing: float) -> npt.NDArray[np.float64]:
     """Bring the stamp smoothly to zero over its last pixels and remove its sky pedestal."""
     rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
     radius = np.hypot(rows, cols)
     ring = (radius > half - 1.5) & (radius <= half + 0.5)
     pedestal = np.array([np.median(plane[ring]) for plane in planes])
+    pedestal[0] -= wing
     window = np.clip((half + 0.5 - radius) / 2.0, 0, 1)
     return (planes - pedestal[:, None, None]) * window
 

@@ -14,6 +14,7 @@ from core.image import Image
 from core.noise import Sky, measure_sky
 from core.psf import measure_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
+from core.subtraction.kernel_choice import choose_kernel_shape
 from core.subtraction.noise_maps import (
     NoiseArgument,
     as_image,
@@ -141,11 +142,12 @@ def run_sfft(
     alone = np.square(sky.rms, out=sky.rms) if sky and science.facts.gain else None
     del sky
     fwhm, reference_fwhm = _seeing(science), _seeing(reference)
+    fwhm = fwhm if np.isfinite(fwhm) else DEFAULT_FWHM
     chosen, stamp_half = _around(obj, obj_size)
     pair = Pair(
         science,
         reference,
-        fwhm if np.isfinite(fwhm) else DEFAULT_FWHM,
+        fwhm,
         reference_fwhm if np.isfinite(reference_fwhm) else min(fwhm, DEFAULT_FWHM),
         chosen,
         sky_variance=alone,
@@ -161,6 +163,7 @@ def run_sfft(
         iterations=max(1, max_iter),
         stamp_half=stamp_half,
     )
+    _warn_of_a_small_kernel(kernel_shape, pair)
     difference = with_photons_of_new_sources(
         subtract(pair, settings, threads=threads or _all_threads())
     )
@@ -175,6 +178,17 @@ def run_sfft(
     if get_kernel:
         planes.append(difference.kernel)
     return planes if len(planes) > 1 else planes[0]
+
+
+def _warn_of_a_small_kernel(shape: tuple[int, int] | None, pair: Pair) -> None:
+    """Say so where a kernel ends well inside what the two PSFs differ by."""
+    needed = choose_kernel_shape(*sorted((pair.template_fwhm, pair.science_fwhm)))
+    if shape is not None and min(shape) < 0.55 * needed[0]:
+        log.warning(
+            "a kernel of %dx%d pixels is small for seeing of %.1f and %.1f pixels: expect rings "
+            "around bright stars; kernel_shape=None chooses %dx%d",
+            *shape, pair.science_fwhm, pair.template_fwhm, *needed,
+        )  # fmt: skip
 
 
 def _all_threads() -> int:

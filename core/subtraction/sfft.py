@@ -135,7 +135,8 @@ def _fit_better(
         except SubtractionFailed:
             log.debug("convolving the other image fails as well", exc_info=True)
         raise
-    if first[1].chi2 < POOR_FIT:
+    # without both noise maps chi² says nothing: the photons of the stars are not in it
+    if first[1].chi2 < POOR_FIT or pair.template.variance is None:
         return first
     try:
         second = _fit(pair, settings, not convolve_science, threads)

@@ -171,7 +171,7 @@ def test_lines_go_where_they_are_wanted(truth, caplog):
     assert "SFFT" in lines[0]
     with caplog.at_level(logging.INFO, logger="core"):
         planes_of(truth)
-        assert not caplog.records
+        assert not [line for line in caplog.records if line.levelno == logging.INFO]
         planes_of(truth, verbose=True)
         assert "SFFT" in caplog.text
 
@@ -189,3 +189,10 @@ def test_what_cannot_be_used_is_said():
         run_sfft(noise, noise, template_err=np.ones((3, 3)))
     with pytest.raises(SubtractionFailed):
         run_sfft(noise, noise, mask=np.ones((64, 64), bool))
+
+
+@pytest.mark.parametrize(("shape", "warned"), [((7, 7), True), ((13, 13), False), (None, False)])
+def test_a_kernel_that_is_too_small_is_said_to_be(truth, caplog, shape, warned):
+    with caplog.at_level(logging.WARNING, logger="core"):
+        run_sfft(truth.science, truth.template, err=True, template_err=True, kernel_shape=shape)
+    assert ("expect rings around bright stars" in caplog.text) == warned
