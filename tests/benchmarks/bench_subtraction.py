@@ -80,7 +80,7 @@ def cases(sizes: Sequence[int], seeds: Sequence[int], repeats: int) -> Iterator[
         yield Case(f"{size}² other sky {seed}", partial(other_pair, sky), few)
 
 
-def planes_of(engine: str, truth: SimulatedPair, run: Run) -> tuple[Planes, SFFTResult | None]:
+def planes_of(truth: SimulatedPair, run: Run) -> tuple[Planes, SFFTResult | None]:
     """Say where the planes count, and restore the kernel solution of ours."""
     p = run.planes
     bad = truth.science_mask != 0
@@ -93,10 +93,7 @@ def planes_of(engine: str, truth: SimulatedPair, run: Run) -> tuple[Planes, SFFT
         if kernel.convolved == "science":
             bad = grow(bad, half, half)
         bad = bad | grow(template_bad, half, half) | _edge(bad.shape, half)
-        # maps that are given hold the noise of all that is in the image
-        gain = truth.settings.gain if engine == "run_sfft err=True" else None
-        correlation = correlation_of(truth, kernel)
-        return Planes(p["difference"], p["noise"], bad, correlation, gain), kernel
+        return Planes(p["difference"], p["noise"], bad, correlation_of(truth, kernel)), kernel
     noise = p.get("noise")
     bad = bad | grow(template_bad, HALF, HALF) | ~np.isfinite(p["difference"])
     if noise is not None:
@@ -138,7 +135,7 @@ def measure(table: Table, case: Case, limits: Limits, progress: Console) -> None
                 table.add_row(engine, case.name, "-", run[:40])
                 continue
             progress.print(f"{case.name}: {engine}: {run.wall:.1f} s, {run.peak_gb:.2f} GB")
-            planes, kernel = planes_of(engine, truth, run)
+            planes, kernel = planes_of(truth, run)
             if kernel is not None:
                 known = true_noise(truth, kernel)
             ours = ours or run

@@ -84,12 +84,11 @@ class Planes:
     ----------
     difference : ndarray of float32, shape (ny, nx)
     noise : ndarray of float32, shape (ny, nx), or None
-        Its own noise map; the true noise is taken for an engine that has none.
+        Its own noise map, the photons of new sources in it; the true noise is taken for an engine
+        that has none.
     bad : ndarray of bool, shape (ny, nx)
         True where it must not count.
     correlation : CorrelatedNoise or None
-    gain : float or None
-        Electrons per ADU, where ``noise`` lacks the photons of sources that are new.
     significance, flux, flux_err : ndarray of float32, shape (ny, nx), or None
         ZOGY's S_corr, F_psf and its error, which then are what is scored.
     """
@@ -98,7 +97,6 @@ class Planes:
     noise: np.ndarray | None
     bad: np.ndarray
     correlation: CorrelatedNoise | None = None
-    gain: float | None = None
     significance: np.ndarray | None = None
     flux: np.ndarray | None = None
     flux_err: np.ndarray | None = None
@@ -213,7 +211,7 @@ def _as_difference(
     )  # fmt: skip
     return Difference(
         data, own, (data / own).astype(np.float32), np.zeros_like(data), mask,
-        true_psf(psf, settings.shape, fwhm), None, nothing, planes.gain,
+        true_psf(psf, settings.shape, fwhm), None, nothing, None,
         planes.correlation or CorrelatedNoise(),
     )  # fmt: skip
 
