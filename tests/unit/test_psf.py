@@ -164,3 +164,16 @@ def test_cropping_keeps_the_core():
     assert small.size == 9
     np.testing.assert_array_equal(small.at(5, 5), inner(psf.at(5, 5), 4))
     assert psf.cropped(50) is psf
+
+
+@pytest.mark.parametrize("beta", [2.6, 3.5])
+def test_wings_at_the_rim_are_the_stars_own(beta):
+    rng = np.random.default_rng(9)
+    psf = SimulatedPSF.draw(rng, SHAPE, 3.6, 0.0, 0.0, "moffat", beta)
+    x, y = grid_of_places(SHAPE, 45, rng)
+    flux = 3e4 * rng.uniform(0.02, 1, x.size) ** -0.8
+    light = np.zeros(SHAPE)
+    add_stars(light, psf, x, y, flux)
+    model = measure_psf(observed(light), RMS, CLEAR, star_list(x, y, flux), 3.6).at(280, 240)
+    true = psf.at(280, 240, model.shape[0])
+    assert (model * true).sum() / (model**2).sum() == pytest.approx(1, abs=0.006)
