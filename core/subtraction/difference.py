@@ -42,7 +42,8 @@ class SubtractionQuality:
         Wall time of the engine.
     model_error : float
         Error of the matching relative to the flux, measured on the brightest stars and included
-        in the noise; ``star_chi2`` is what it was without it.
+        in the noise; ``star_chi2`` is what it was without it. Twice the error of the flux scale
+        where that is larger: few stars tell little.
     """
 
     engine: str

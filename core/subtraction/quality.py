@@ -32,6 +32,8 @@ class EngineFacts:
         ``template``, ``science`` or ``both``.
     started : float
         `time.perf_counter` at the start.
+    flux_error : float
+        Error of the flux scale that the engine's fit knows of, relative, 1 sigma.
     """
 
     engine: str
@@ -41,6 +43,7 @@ class EngineFacts:
     kernel_shape: tuple[int, int]
     convolved: str
     started: float
+    flux_error: float = 0.0
 
 
 def quality_of(
@@ -73,5 +76,5 @@ def quality_of(
         kernel_shape=facts.kernel_shape,
         convolved=facts.convolved,
         seconds=time.perf_counter() - facts.started,
-        model_error=planes.model_error,
+        model_error=max(planes.model_error, 2.0 * facts.flux_error),
     )

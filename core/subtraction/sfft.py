@@ -48,6 +48,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Float64 = npt.NDArray[np.float64]
+FEW = 12  # stamps, on which a misjudged seeing may fit well
 POOR_FIT = 1.06  # chi² of the fitted pixels
 CLEARLY_BETTER = 0.96  # of that of the other direction
 NEGLIGIBLE = 0.01  # sigma of a pixel, of the light that one bad pixel hides in it
@@ -136,7 +137,8 @@ def _fit_better(
             log.debug("convolving the other image fails as well", exc_info=True)
         raise
     # without both noise maps chi² says nothing: the photons of the stars are not in it
-    if first[1].chi2 < POOR_FIT or pair.template.variance is None:
+    sound = first[1].chi2 < POOR_FIT and first[1].stamps_used >= FEW
+    if sound or pair.template.variance is None:
         return first
     try:
         second = _fit(pair, settings, not convolve_science, threads)
@@ -204,7 +206,7 @@ def _apply(
     subtract_local_sky(planes.data, planes.noise, planes.scaled, mask)
     facts = EngineFacts(
         "sfft", kernel_sum, result.stamps_used, result.stamps_clipped, fit.kernel_shape,
-        result.convolved, started,
+        result.convolved, started, fit.flux_error,
     )  # fmt: skip
     quality = quality_of(pair, facts, planes, matched, mask)
     if science_convolved:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from core.errors import SubtractionFailed
 from core.image import FloatImage, Image
+from core.polynomials import terms
 from core.stars import SourceList
 from core.subtraction.convolve import empty_padded
 from core.subtraction.kernel_choice import choose_basis
@@ -80,6 +81,8 @@ class KernelFit:
         Target ADU per source ADU, as the stamps' light has it; set by `choose_stamps`.
     kernel_noise : KernelNoise
         Variance of a kernel pixel; set by `run`.
+    flux_error : float
+        Relative error of the kernel's sum; set by `run`.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class KernelFit:
         self.target_fwhm = target_fwhm
         self.source_mask = source.mask
         self.flux_ratio = 1.0
+        self.flux_error = 0.0
         self.kernel_noise = KernelNoise(np.zeros((1, 1)), 0, self.shape)
         half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
         self.source_level = _typical_level(source)
@@ -240,6 +244,7 @@ class KernelFit:
                     break
             solution = self._solve(stamps, trial, model, few if early else True)
         self.kernel_noise = kernel_noise(solution, self.shape, self.source_fwhm)
+        self.flux_error = self._error_of_sum(solution)
         used = int(trial.kept.sum())
         return SFFTResult(
             kernel=solution.kernel,
@@ -253,6 +258,16 @@ class KernelFit:
             chi2=trial.chi2,
             iterations=iteration,
         )
+
+    def _error_of_sum(self, solution: Solution) -> float:
+        """Return the relative error of the kernel's sum in the middle of the frame, 1 sigma."""
+        model = solution.model
+        ny, nx = self.shape
+        phi = terms(model.kernel_order, 0.5 * (nx - 1), 0.5 * (ny - 1), self.shape)
+        ones = np.broadcast_to(phi[:, None, None], (len(phi), *model.shape))
+        total = float((ones * solution.kernel).sum())
+        error = float(np.sqrt(solution.variance_of(ones.reshape(1, -1))[0]))
+        return error / max(abs(total), 1e-30)
 
     def _judge(
         self,

@@ -7,9 +7,11 @@ from core.simulate import PairSettings, simulate_pair
 from core.subtraction import run_sfft
 from core.subtraction.sfft import SFFTSettings, evaluate_flux_scale, subtract
 from core.subtraction.stamps import informative_stamps
+from core.subtraction.verdict import QualityLimits, judge
 from tests.prepared_pair import make_pair
 
-SETTINGS = {"shape": (640, 640), "n_stars": 10, "star_bright": 13.0, "star_faint": 18.0}
+TEN = {"n_stars": 10, "star_bright": 13.0, "star_faint": 18.0}
+SETTINGS = {"shape": (640, 640), **TEN}
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13])
@@ -44,3 +46,18 @@ def test_blocks_that_share_a_star_are_one_stamp():
     )
     assert len(stamps) == 1
     assert (abs(stamps.x[0] - 60), abs(stamps.y[0] - 60)) <= (1, 1)
+
+
+@pytest.mark.parametrize("seed", [2, 4])
+def test_ten_stars_are_enough_for_the_pipeline(seed):
+    truth, pair = make_pair(PairSettings(shape=(1024, 1024), seed=seed, **TEN))
+    quality = subtract(pair).quality
+    assert judge(quality, QualityLimits()) == []
+    assert quality.kernel_sum == pytest.approx(truth.flux_scale, rel=0.03)
+
+
+def test_a_flux_scale_that_is_hardly_known_is_not_trusted():
+    faint = PairSettings(shape=(1024, 1024), seed=4, n_stars=10)
+    _, pair = make_pair(faint)
+    problems = judge(subtract(pair).quality, QualityLimits())
+    assert any("of the flux" in problem for problem in problems)
