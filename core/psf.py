@@ -234,16 +234,28 @@ def _wing_level(
 ) -> float:
     """Return what of the level around a star is the star's own wing, relative to its flux.
 
-    The sky's share of the level is the smaller the brighter a star is: the level of the brightest
-    is that of their wings. It is zero where it is not significant, and no wing falls slower than
-    the third power of the distance.
+    Sky and neighbours add the same to the level of any star; what grows with its flux is its own.
+    The slope is the weighted median of those between pairs of the brightest stars (Theil and Sen).
+    It is zero where it is not significant, and no wing falls slower than the third power of the
+    distance.
     """
     bright = np.argsort(np.median(noise, axis=1))[:WING_STARS]
     if len(bright) < WING_STARS // 2:
         return 0.0
-    level = float(np.median(pedestals[bright]))
-    scatter = 1.4826 * float(np.median(np.abs(pedestals[bright] - level)))
-    if level < 3 * 1.25 * scatter / np.sqrt(len(bright)):
+    flux = 1.0 / np.median(noise[bright], axis=1)  # in units of a pixel's noise
+    height = pedestals[bright] * flux
+    first, second = np.triu_indices(len(bright), 1)
+    run = flux[first] - flux[second]
+    use = np.abs(run) > 0
+    slopes = (height[first] - height[second])[use] / run[use]
+    order = np.argsort(slopes)
+    share = np.cumsum(np.abs(run[use])[order])
+    if len(slopes) == 0:
+        return 0.0
+    level = float(slopes[order][np.searchsorted(share, 0.5 * share[-1])])
+    rest = height - level * flux
+    scatter = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
+    if level < 3 * scatter / (max(float(np.std(flux)), 1e-30) * np.sqrt(len(bright))):
         return 0.0
     rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
     radius = np.hypot(rows, cols).ravel()

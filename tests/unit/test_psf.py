@@ -78,7 +78,7 @@ def test_the_psf_of_the_stars_is_recovered_everywhere():
     fwhm = []
     for px, py in ((30, 30), (530, 30), (30, 450), (530, 450), (280, 240)):
         got, expected = psf.at(px, py), true.at(px, py, psf.size)
-        assert got.sum() == pytest.approx(1, abs=2e-5)
+        assert got.sum() == pytest.approx(1, abs=2e-3)  # less what lies beyond the stamp
         assert np.abs(inner(got - expected)).max() < 0.03 * expected.max()
         assert fwhm_of(got) == pytest.approx(float(true.fwhm_at(px, py)), rel=0.04)
         fwhm.append(fwhm_of(got))
