@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.image import FloatImage, MaskImage
+from core.subtraction.kernel_choice import matching_sigma
 
 Profile = npt.NDArray[np.float32]
 DEEP = 7  # pixels: light that far inside a bad region is not known from its surroundings
@@ -32,7 +33,7 @@ def kernel_bound(source_fwhm: float, target_fwhm: float, kernel_sum: float) -> P
         Flux scale.
     """
     distance = np.arange(FURTHEST + 1.0)
-    sigma2 = max((target_fwhm**2 - source_fwhm**2) / 2.3548**2, 0.25)
+    sigma2 = max(matching_sigma(source_fwhm, target_fwhm) ** 2, 0.25)
     core = np.exp(-0.5 * distance**2 / sigma2) / (2 * np.pi * sigma2)
     wings = _moffat(distance, target_fwhm) - _moffat(distance, source_fwhm)
     profile = kernel_sum * (core + np.maximum(wings, 0))

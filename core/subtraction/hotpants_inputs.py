@@ -35,6 +35,7 @@ from core.subtraction.hotpants_files import (
     write_noise,
     write_stars,
 )
+from core.subtraction.kernel_choice import matching_sigma
 from core.subtraction.pair import Pair
 
 log = logging.getLogger(__name__)
@@ -157,8 +158,7 @@ def _plan(pair: Pair, direction: str) -> KernelPlan:
             "the seeing of both images is alike (%.2f and %.2f pixels): HOTPANTS gets Gaussians "
             "scaled to the seeing, not to the difference", source, target,
         )  # fmt: skip
-    sigma = np.sqrt(max(target**2 - source**2, 0.0)) / 2.3548
-    half = int(np.clip(np.ceil(4.0 * sigma + 2.0), 5, 15))
+    half = int(np.clip(np.ceil(4.0 * matching_sigma(source, target) + 2.0), 5, 15))
     substamp = max(half + 1, int(np.ceil(2.5 * target)))
     return KernelPlan(half, substamp, matching_gaussians(source, target, DEGREES))
 

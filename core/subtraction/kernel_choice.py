@@ -13,6 +13,11 @@ WIDE = (
 CORE = 3  # half-size of the core of free pixels of a narrow kernel
 
 
+def matching_sigma(source_fwhm: float, target_fwhm: float) -> float:
+    """Return the sigma of the Gaussian that turns one seeing into a larger one, pixels."""
+    return float(np.sqrt(max(target_fwhm**2 - source_fwhm**2, 0.0))) / 2.3548
+
+
 def choose_kernel_shape(source_fwhm: float, target_fwhm: float) -> tuple[int, int]:
     """Choose a kernel that reaches as far as the two PSFs differ.
 
@@ -33,7 +38,7 @@ def choose_kernel_shape(source_fwhm: float, target_fwhm: float) -> tuple[int, in
     tuple of int
         (ky, kx), odd.
     """
-    half = max(4.0 * _sigma(source_fwhm, target_fwhm) + 2.0, 2.8 * target_fwhm)
+    half = max(4.0 * matching_sigma(source_fwhm, target_fwhm) + 2.0, 2.8 * target_fwhm)
     half = int(np.clip(2 * round(half / 2), SMALLEST, LARGEST))
     return 2 * half + 1, 2 * half + 1
 
@@ -46,7 +51,7 @@ def choose_basis(shape: tuple[int, int], source_fwhm: float, target_fwhm: float)
     everywhere fit noise: on simulated pairs of 1024x1024 with 300 stars they left a chi² of 0.92 on
     those stars and 4 false detections, this 0.95 and none.
     """
-    sigma = _sigma(source_fwhm, target_fwhm)
+    sigma = matching_sigma(source_fwhm, target_fwhm)
     smallest = min(shape) // 2
     if sigma >= WIDE and smallest >= 3.0 * sigma + 3.0:
         return spline_basis(shape, 3 if sigma >= 2 * WIDE else 2)
@@ -54,7 +59,3 @@ def choose_basis(shape: tuple[int, int], source_fwhm: float, target_fwhm: float)
     if smallest >= core + 3:
         return cored_basis(shape, core)
     return delta_basis(shape)
-
-
-def _sigma(source_fwhm: float, target_fwhm: float) -> float:
-    return float(np.sqrt(max(target_fwhm**2 - source_fwhm**2, 0.0))) / 2.3548

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
 from core.image import FloatImage
 from core.polynomials import terms
@@ -85,15 +84,11 @@ def kernel_noise(solution: Solution, shape: tuple[int, int], source_fwhm: float)
     model = solution.model
     blobs = model.elements.in_coefficients(_blobs(model.shape, source_fwhm))
     n_terms, n = len(solution.kernel), model.n_coefficients
-    right = np.zeros((len(solution.scale), n_terms, N_BLOBS))
-    for term in range(n_terms):
-        own = slice(term * n, (term + 1) * n)
-        right[own, term] = (blobs * solution.scale[own]).T
+    own = np.zeros((n_terms, N_BLOBS, n_terms, n))
+    own[np.arange(n_terms), :, np.arange(n_terms)] = blobs
+    half = solution.whitened(own.reshape(n_terms * N_BLOBS, -1))
+    half = half.reshape(-1, n_terms, N_BLOBS).swapaxes(0, 1).reshape(n_terms, -1)
     with single_threaded_blas():
-        half = linalg.solve_triangular(
-            solution.factor[0], right.reshape(len(right), -1), lower=solution.factor[1]
-        )
-        half = half.reshape(len(right), n_terms, N_BLOBS).swapaxes(0, 1).reshape(n_terms, -1)
         return KernelNoise(half @ half.T / N_BLOBS, model.kernel_order, shape)
 
 

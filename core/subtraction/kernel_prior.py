@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from core.polynomials import degrees
 from core.subtraction.kernel_basis import KernelBasis
+from core.subtraction.kernel_choice import matching_sigma
 
 Float64 = npt.NDArray[np.float64]
 WING_EXPONENT = 2.5  # of a Moffat profile: wings more extended than those of a seeing disc
@@ -43,7 +44,7 @@ def prior_precision(
     distance = np.hypot(basis.offset[:, 0], basis.offset[:, 1])
     alpha2 = (0.5 * target_fwhm) ** 2 / (2 ** (1 / WING_EXPONENT) - 1)
     wing = (WING_EXPONENT - 1) / (np.pi * alpha2) * (1 + distance**2 / alpha2) ** -WING_EXPONENT
-    sigma2 = max(target_fwhm**2 - source_fwhm**2, 0.0) / 2.3548**2 + 0.5**2
+    sigma2 = matching_sigma(source_fwhm, target_fwhm) ** 2 + 0.5**2
     core = np.exp(-0.5 * distance**2 / sigma2) / (2 * np.pi * sigma2)
     free = distance <= max(3.0 * np.sqrt(sigma2), 3.0 * np.sqrt(2.0))
     degree = degrees(order)[:, None]

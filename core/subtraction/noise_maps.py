@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from core.image import ExposureFacts, FloatImage, Image, MaskBit
+from core.image import ExposureFacts, Image, MaskBit
 from core.noise import Sky, measure_sky, with_noise
 from core.subtraction.difference import Difference
 
@@ -104,14 +104,6 @@ def _squared(rms):  # type: ignore[no-untyped-def] # pragma: no cover
                 n_bad += 1
             out[y, x] = v
     return out, n_bad
-
-
-def noise_map(
-    image: npt.ArrayLike, mask: npt.ArrayLike | None, err: NoiseArgument, gain: float | None
-) -> FloatImage | None:
-    """Return the per-pixel RMS that an ``err`` argument means; None where there is none."""
-    described, _ = with_noise_argument(as_image(image, mask, gain, "the image"), err)
-    return None if described.variance is None else np.sqrt(described.variance)
 
 
 def with_photons_of_new_sources(difference: Difference) -> Difference:

@@ -297,11 +297,25 @@ class Solution:
         """
         planes = combinations.reshape(len(combinations), -1, *self.model.shape)
         own = self.model.elements.in_coefficients(planes).reshape(len(combinations), -1)
-        right = np.zeros((len(self.scale), len(own)))
-        right[: own.shape[1]] = (own * self.scale[: own.shape[1]]).T
+        return np.asarray((self.whitened(own) ** 2).sum(axis=0))
+
+    def whitened(self, combinations: Float64) -> Float64:
+        """Return vectors whose products are the covariances of linear combinations.
+
+        Parameters
+        ----------
+        combinations : ndarray of float64, shape (n, n_kernel)
+            Of the kernel's coefficients.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_parameters, n)
+        """
+        n_kernel = combinations.shape[1]
+        right = np.zeros((len(self.scale), len(combinations)))
+        right[:n_kernel] = (combinations * self.scale[:n_kernel]).T
         with single_threaded_blas():
-            half = linalg.solve_triangular(self.factor[0], right, lower=self.factor[1])
-        return np.asarray((half**2).sum(axis=0))
+            return np.asarray(linalg.solve_triangular(self.factor[0], right, lower=self.factor[1]))
 
 
 def solve(equations: NormalEquations, model: KernelModel) -> Solution:

@@ -1,4 +1,4 @@
-"""SFFT: a spatially varying delta-basis kernel from one global least-squares problem.
+"""SFFT: a spatially varying kernel from one global least-squares problem.
 
 The method is that of Hu et al. 2022 (ApJ 936, 157); the fit is done in real space on stamps
 (`core.subtraction.sfft_fit`, `core.subtraction.normal_equations`).
@@ -27,12 +27,12 @@ from core.subtraction.convolve import (
 from core.subtraction.correlation import measure_correlation
 from core.subtraction.difference import Difference
 from core.subtraction.finish import assemble
-from core.subtraction.kernel_choice import choose_kernel_shape
+from core.subtraction.kernel_choice import choose_kernel_shape, matching_sigma
 from core.subtraction.local_sky import subtract_local_sky
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
 from core.subtraction.quality import EngineFacts, quality_of
-from core.subtraction.residual_background import fit_residual_background
+from core.subtraction.residual_background import fit_residual_background, polynomial_plane
 from core.subtraction.sfft_fit import KernelFit
 from core.subtraction.sfft_settings import SFFTResult, SFFTSettings
 
@@ -198,7 +198,7 @@ def _apply(
     data -= matched
     data -= fit_residual_background(data, variance, mask, fit.settings.background_order)
     if science_convolved:
-        scale = _flux_scale_plane(result)
+        scale = np.float32(1) / polynomial_plane(result.kernel.sum(axis=(1, 2)), order, pair.shape)
         data *= -scale
         variance *= scale**2
         matched = (fit.target - np.float32(fit.target_level)) * scale
@@ -239,8 +239,8 @@ def _joined_mask(
     nothing is lost but what a bright star hides there: ``hidden`` follows its light.
     """
     source = pair.science if science_convolved else pair.template
-    wider = abs(pair.science_fwhm**2 - pair.template_fwhm**2)
-    reach = int(np.ceil(3 * np.sqrt(wider) / 2.3548 + 1))
+    wider = matching_sigma(*sorted((pair.science_fwhm, pair.template_fwhm)))
+    reach = int(np.ceil(3 * wider + 1))
     down, along = (min(side // 2, reach) for side in fit.kernel_shape)
     mask = np.empty_like(pair.science.mask)
     spoilt = grow(source.bad, down, along)
@@ -306,16 +306,6 @@ def _add_model_noise(variance, sky, matched, per_gain):  # type: ignore[no-untyp
     for y in numba.prange(ny):
         for x in range(nx):
             variance[y, x] += sky[y, x] + max(matched[y, x], np.float32(0)) * per_gain
-
-
-def _flux_scale_plane(result: SFFTResult) -> npt.NDArray[np.float32]:
-    """The flux scale on every pixel."""
-    ny, nx = result.shape
-    rows = [
-        evaluate_flux_scale(result, np.arange(nx), np.full(nx, y)).astype(np.float32)
-        for y in range(ny)
-    ]
-    return np.stack(rows)
 
 
 def _difference_psf(pair: Pair, science_convolved: bool) -> PSFModel:

@@ -71,8 +71,6 @@ class KernelFit:
     ----------
     padded : ndarray of float32
         The source without its sky level, zero where it is bad, as `convolve_padded` reads it.
-    source_bad : ndarray of bool, shape (ny, nx)
-        The source's bad pixels grown by the kernel's footprint.
     source_level, target_level : float
         Typical levels, taken out before the fit, so that a sky pedestal times the kernel's sum is
         not mistaken for the background.
@@ -80,7 +78,7 @@ class KernelFit:
     flux_ratio : float
         Target ADU per source ADU, as the stamps' light has it; set by `choose_stamps`.
     kernel_noise : KernelNoise
-        Variance of a kernel pixel; set by `run`.
+        Variance of a kernel pixel, of the latest solution; set by `run`.
     flux_error : float
         Relative error of the kernel's sum; set by `run`.
     """
@@ -101,15 +99,13 @@ class KernelFit:
         self.shape = target.shape
         self.source_fwhm = source_fwhm
         self.target_fwhm = target_fwhm
-        self.source_mask = source.mask
         self.flux_ratio = 1.0
         self.flux_error = 0.0
         self.kernel_noise = KernelNoise(np.zeros((1, 1)), 0, self.shape)
         half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
         self.source_level = _typical_level(source)
         self.target_level = _typical_level(target)
-        self.source_bad = grow(source.bad, half_y, half_x)
-        self.usable = ~(self.source_bad | target.bad)
+        self.usable = ~(grow(source.bad, half_y, half_x) | target.bad)
         if self.usable.mean() < 0.005:
             raise SubtractionFailed(
                 "the masks leave no usable pixel that both images share; check the masks"
@@ -171,9 +167,8 @@ class KernelFit:
         bright stars no clipping finds that out: with 200 among 300 they took 3 % off its sum.
         """
         light = Light(round(1.2 * max(self.source_fwhm, self.target_fwhm)))
-        there = self.source_noise, self.target_variance
-        source = light.measure(self.planes.source, there[0], self.usable, stamps)
-        target = light.measure(self.target, there[1], self.usable, stamps)
+        source = light.measure(self.planes.source, self.source_noise, self.usable, stamps)
+        target = light.measure(self.target, self.target_variance, self.usable, stamps)
         self.flux_ratio, kept = shared(source, target)
         return stamps.select(kept)
 
@@ -230,6 +225,7 @@ class KernelFit:
         power = stamp_power(self.planes.source, stamps, self.kernel_shape)
         few = np.arange(len(stamps)) < FIRST_STAMPS  # they come in order of rank
         solution = self._solve(stamps, trial, model, few)
+        self.kernel_noise = kernel_noise(solution, self.shape, self.source_fwhm)
         iteration = 0
         for iteration in range(1, settings.iterations + 1):
             early = iteration < len(FIRST_ALLOWANCES)
@@ -243,7 +239,7 @@ class KernelFit:
                 if moved < SETTLED * float((before * information).sum()):
                     break
             solution = self._solve(stamps, trial, model, few if early else True)
-        self.kernel_noise = kernel_noise(solution, self.shape, self.source_fwhm)
+            self.kernel_noise = kernel_noise(solution, self.shape, self.source_fwhm)
         self.flux_error = self._error_of_sum(solution)
         used = int(trial.kept.sum())
         return SFFTResult(
@@ -286,7 +282,7 @@ class KernelFit:
         signal = matched - matched.min(axis=(1, 2), keepdims=True)
         sigma2 = np.maximum(photons + noise + (error * signal) ** 2, 1e-30)
         good = np.isfinite(sigma2)
-        own = kernel_noise(solution, self.shape, self.source_fwhm).at(stamps.x, stamps.y)
+        own = self.kernel_noise.at(stamps.x, stamps.y)
         expected2 = sigma2 + own[:, None, None] * power
         pull2 = np.where(good, residual**2 / expected2, 0)
         used = good & (pull2 <= clip**2)
