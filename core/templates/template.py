@@ -11,6 +11,8 @@ from core.image import Image
 if TYPE_CHECKING:
     from astropy.wcs import WCS
 
+    from core.deadline import Deadline
+
 
 @dataclass(frozen=True)
 class TemplateRequest:
@@ -30,6 +32,8 @@ class TemplateRequest:
         The least fraction of the exposure that a template must cover.
     exclude : tuple of str
         Files that must not be the template: the exposure itself.
+    deadline : Deadline or None
+        By when the answer is wanted; None where it may take as long as it takes.
     """
 
     wcs: WCS | None
@@ -38,6 +42,7 @@ class TemplateRequest:
     mjd_mid: float | None = None
     min_overlap: float = 0.3
     exclude: tuple[str, ...] = ()
+    deadline: Deadline | None = None
 
 
 @dataclass(frozen=True)
