@@ -8,8 +8,6 @@ RequestResult = Literal["found", "none", "unavailable", "refused", "error"]
 CacheEvent = Literal[
     "hit", "miss", "negative_hit", "wait", "corrupt", "evicted", "stored", "unkept"
 ]
-    "hit", "miss", "negative_hit", "wait", "corrupt", "evicted", "stored", "unkept"
-]
 
 
 class TemplateObserver(Protocol):
