@@ -62,3 +62,23 @@ class QualityRejected(ExposureError):
 
 class SubtractionFailed(QualityRejected):
     """An engine could not find a trustworthy matching; another engine may."""
+
+
+class ArchiveUnavailable(InputUnavailable):
+    """An archive did not answer, or not completely, within the deadline; a retry may help."""
+
+
+class UnexpectedAnswer(ArchiveUnavailable):
+    """An archive answered with something else than what was asked for: a page, a damaged file."""
+
+
+class NotInArchive(NoTemplate):
+    """The archive has no such file: a hole in the survey."""
+
+
+class ForbiddenAddress(NoTemplate):
+    """A request, or the redirection of one, would go where the settings do not allow."""
+
+
+class RequestRefused(NoTemplate):
+    """The archive does not accept the request, or its answer is larger than allowed."""

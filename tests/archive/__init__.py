@@ -1,0 +1,1 @@
+"""Stand-ins for the survey archives, on loopback, that speak their exact formats."""
