@@ -22,6 +22,7 @@ DEFAULT_VERSIONS = {
     "alert": "ztf_4_02",
     "exposure": "1.0",
     "exposure_status": "1.0",
+    "pointing": "1.0",
 }
 
 _FOLDER = Path(__file__).resolve().parent
@@ -33,7 +34,7 @@ def load(name: str, version: str | None = None) -> Schema:
     Parameters
     ----------
     name : str
-        Contract: ``exposure``, ``alert`` or ``exposure_status``.
+        Contract: ``exposure``, ``alert``, ``exposure_status`` or ``pointing``.
     version : str or None
         One of `versions`; by default the one in `DEFAULT_VERSIONS`.
 

@@ -1,0 +1,70 @@
+"""The pixel grid of an exposure that is still to come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from astropy.io.fits import Header
+from astropy.wcs import WCS
+
+from core.reading import read_wcs
+
+_ARCSEC = 1 / 3600
+
+
+def tangential_grid(
+    centre: tuple[float, float],
+    shape: tuple[int, int],
+    pixel_scale: float,
+    *,
+    position_angle: float = 0.0,
+    mirrored: bool = False,
+) -> WCS:
+    """Return the grid of a detector in gnomonic projection around its centre.
+
+    Parameters
+    ----------
+    centre : tuple of float
+        (ra, dec) in degrees, ICRS.
+    shape : tuple of int
+        (ny, nx) in pixels.
+    pixel_scale : float
+        Arcseconds a pixel.
+    position_angle : float
+        Of the y axis, degrees from north through east.
+    mirrored : bool
+        East is to the right when the y axis points north.
+    """
+    ny, nx = shape
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    wcs.wcs.crval = centre
+    wcs.wcs.crpix = [0.5 * (nx + 1), 0.5 * (ny + 1)]
+    # the axes of the detector as vectors (towards east, towards north)
+    angle = np.radians(position_angle)
+    y_axis = np.array([np.sin(angle), np.cos(angle)])
+    x_axis = np.array([-np.cos(angle), np.sin(angle)]) * (-1 if mirrored else 1)
+    wcs.wcs.cd = pixel_scale * _ARCSEC * np.column_stack([x_axis, y_axis])
+    wcs.array_shape = shape
+    wcs.wcs.set()
+    return wcs
+
+
+def grid_from_cards(cards: Mapping[str, str | float | int | bool], shape: tuple[int, int]) -> WCS:
+    """Return the celestial grid that FITS cards describe, for a detector of ``shape`` (ny, nx).
+
+    Raises
+    ------
+    core.errors.UnusableInput
+        If they do not describe a place on the sky.
+    """
+    header = Header()
+    for keyword, value in cards.items():
+        header[keyword] = value
+    header["NAXIS"], header["NAXIS1"], header["NAXIS2"] = 2, shape[1], shape[0]
+    wcs = read_wcs(header, "the pointing's wcs")
+    assert wcs is not None
+    wcs.array_shape = shape
+    return wcs
