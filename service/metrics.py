@@ -16,6 +16,7 @@ from prometheus_client import (
 )
 
 from service.status import SOFTWARE, Record
+from service.template_tally import TemplateCounts
 
 OUTCOMES = (
     "published",
@@ -28,6 +29,7 @@ OUTCOMES = (
 )
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300)
+_AGES = (60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 365 * 86400)
 _LATENCY = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 
 
@@ -94,6 +96,47 @@ class Metrics:
             buckets=_LATENCY,
             registry=of,
         )
+        self.template_requests = Counter(
+            "skydelta_template_requests",
+            "Requests for a template, by provider and what came of them.",
+            ["provider", "result"],
+            registry=of,
+        )
+        self.template_cache_events = Counter(
+            "skydelta_template_cache_events",
+            "What happened in the template cache, by kind of entry.",
+            ["kind", "event"],
+            registry=of,
+        )
+        self.template_cache_bytes = Counter(
+            "skydelta_template_cache_event_bytes",
+            "Bytes of the entries to which it happened.",
+            ["kind", "event"],
+            registry=of,
+        )
+        self.template_cache_age = Histogram(
+            "skydelta_template_cache_age_seconds",
+            "Age of the entries that were found in the template cache.",
+            ["kind"],
+            buckets=_AGES,
+            registry=of,
+        )
+        self.template_fetched_bytes = Counter(
+            "skydelta_template_fetched_bytes", "Bytes that archives sent.", ["host"], registry=of
+        )
+        self.template_fetch_seconds = Histogram(
+            "skydelta_template_fetch_seconds",
+            "Wall time of a request to an archive.",
+            ["host"],
+            buckets=_SECONDS,
+            registry=of,
+        )
+        self.prefetches = Counter(
+            "skydelta_template_prefetches",
+            "Templates fetched ahead, by for whom (pointing, exposure) and what came of it.",
+            ["source", "result"],
+            registry=of,
+        )
         self.last_success = Gauge(
             "skydelta_last_success_timestamp_seconds",
             "Unix time of the last exposure that was published.",
@@ -117,6 +160,21 @@ class Metrics:
             if record["mjd_mid"] is not None:
                 mid_exposure = (record["mjd_mid"] - 40587.0) * 86400.0  # MJD of 1970-01-01
                 self.latency_seconds.observe(max(0.0, time.time() - mid_exposure))
+
+    def templates(self, counts: TemplateCounts) -> None:
+        """Add what a worker counted about templates."""
+        for labels, number in counts.requests.items():
+            self.template_requests.labels(*labels).inc(number)
+        for labels, number in counts.cache_events.items():
+            self.template_cache_events.labels(*labels).inc(number)
+        for labels, size in counts.cache_bytes.items():
+            self.template_cache_bytes.labels(*labels).inc(size)
+        for kind, age in counts.ages:
+            self.template_cache_age.labels(kind).observe(age)
+        for host, size in counts.fetched_bytes.items():
+            self.template_fetched_bytes.labels(host).inc(size)
+        for host, seconds in counts.fetch_seconds:
+            self.template_fetch_seconds.labels(host).observe(seconds)
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
