@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from core.exposure import TemplateFacts
 from core.image import Image
 
@@ -57,11 +60,18 @@ class Template:
         Where it came from.
     on_grid : bool
         True when ``image`` already lies on the pixel grid of the request.
+    sources : tuple of str
+        What it was made of: names of files, sky cells or tiles. Empty where that is not told.
+    origin : ndarray of uint8 or uint16, shape (ny, nx), or None
+        Index into ``sources`` of what contributes most to each pixel; the largest number of the
+        type where nothing does. None where there is a single source.
     """
 
     image: Image
     facts: TemplateFacts
     on_grid: bool = False
+    sources: tuple[str, ...] = ()
+    origin: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | None = None
 
 
 class TemplateProvider(Protocol):
