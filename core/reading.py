@@ -137,9 +137,9 @@ def read_image(
     """
     name = os.fspath(path)
     file = open_fits(name, max_pixels=max_pixels)
-    science = _choose(file, hdu)
+    science = choose_hdu(file, hdu)
     _check_size(name, science, max_pixels)
-    header = _overridden(science.header, header_overrides or {}, name)
+    header = with_overrides(science.header, header_overrides or {}, name)
     headers = (header,) if science.index == 0 else (header, file.primary)
     wcs = read_wcs(header, name, required=need_wcs)
 
@@ -280,7 +280,14 @@ def estimate_saturation(stored: npt.NDArray[Any], flags: MaskImage) -> float | N
     return None
 
 
-def _choose(file: FitsFile, wanted: int | str | None) -> Hdu:
+def choose_hdu(file: FitsFile, wanted: int | str | None) -> Hdu:
+    """Return the image that is wanted; without a wish the first, one named ``SCI`` before others.
+
+    Raises
+    ------
+    UnusableInput
+        If there is no such HDU, or no two-dimensional image.
+    """
     if wanted is not None:
         chosen = _named(file, wanted)
         if not chosen.is_image:
@@ -330,7 +337,14 @@ def _check_size(path: str, hdu: Hdu, max_pixels: int) -> None:
         )
 
 
-def _overridden(header: Header, overrides: Mapping[str, HeaderValue], path: str) -> Header:
+def with_overrides(header: Header, overrides: Mapping[str, HeaderValue], path: str) -> Header:
+    """Return a header in which an event's cards replace those of the file.
+
+    Raises
+    ------
+    InvalidEvent
+        If they are no FITS cards, or describe how the pixels are stored.
+    """
     if not overrides:
         return header
     changed = header.copy()
