@@ -115,15 +115,15 @@ def test_variance_is_right(shared):
     rng = np.random.default_rng(4)
     light = np.zeros(SHAPE)
     if shared:
-        noise = rng.normal(0, 1.0, SHAPE)
+        noise = rng.normal(0, 3.0, SHAPE)
         left, right = halves(noise, np.random.default_rng(0), sigma=0.0)
         left = replace(
             left,
             data=noise[:, : left.shape[1]].astype(np.float32),
-            variance=np.ones(left.shape, np.float32),
+            variance=np.full(left.shape, 9.0, np.float32),
         )
         factor = 10 ** (0.4 * 2.3)
-        right = replace(right, variance=np.full(right.shape, factor**2, np.float32))
+        right = replace(right, variance=np.full(right.shape, 9 * factor**2, np.float32))
     else:
         left, right = halves(light, rng)
     whole = mosaic([left, right], grid(), SHAPE, zero_point=25.0, shared_noise=shared).image
@@ -138,10 +138,21 @@ def test_variance_is_right(shared):
 
 def test_inverse_variance_makes_the_overlap_better_than_either():
     rng = np.random.default_rng(5)
-    left, right = halves(np.zeros(SHAPE), rng, zero_point=25.0, level=0.0, sigma=1.0)
+    left, right = halves(np.zeros(SHAPE), rng, zero_point=25.0, level=0.0, sigma=3.0)
     whole = mosaic([left, right], grid(), SHAPE).image
-    assert whole.variance[250, SEAM] == pytest.approx(0.5, rel=0.05)
+    assert whole.variance[250, SEAM] == pytest.approx(1 / (1 + 1 / 9), rel=0.02)
     assert whole.variance[250, 100] == pytest.approx(1.0, rel=1e-5)
+
+
+def test_what_differs_is_spread_out():
+    """Two levels that are left alone: no pixel of the ramp is more than a few per cent of it."""
+    rng = np.random.default_rng(15)
+    left, right = halves(np.zeros(SHAPE), rng, zero_point=25.0, level=0.0, sigma=1.0)
+    flat = [replace(left, data=0 * left.data), replace(right, data=0 * right.data + 10)]
+    row = mosaic(flat, grid(), SHAPE, match_backgrounds=False).image.data[250]
+    assert row[0] == 0
+    assert row[-1] == pytest.approx(10)
+    assert np.abs(np.diff(row)).max() < 0.4
 
 
 def test_pixel_masked_in_one_comes_from_the_other():
