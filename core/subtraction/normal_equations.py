@@ -1,6 +1,6 @@
 """The least-squares problem of a spatially varying delta-basis kernel, summed over stamps.
 
-Within a stamp the polynomial terms are taken at the stamp's centre, so the normal matrix is
+Within a stamp the polynomial terms are taken at the stamp's source, so the normal matrix is
 ``sum_s (phi_s phi_s^T) x M_s`` with ``M_s = A_s^T W_s A_s`` the stamp's own matrix over kernel
 pixels (``x`` the Kronecker product), and taking a stamp out is a subtraction from the sum.
 The method is that of Hu et al. 2022 (ApJ 936, 157) written for stamps; the delta basis is that of
@@ -122,8 +122,7 @@ def accumulate(
     parts = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
 
     def share(part: slice) -> _Sums:
-        return _accumulate(planes, Stamps(stamps.x[part], stamps.y[part], stamps.half),
-                           weights[part], model)  # fmt: skip
+        return _accumulate(planes, stamps.select(part), weights[part], model)
 
     with single_threaded_blas():
         if min(threads, shares) == 1:
@@ -144,8 +143,8 @@ def _accumulate(
 ) -> _Sums:
     """Sum over stamps in one thread."""
     shape = (planes.target.shape[0], planes.target.shape[1])
-    phi = terms(model.kernel_order, stamps.x, stamps.y, shape)
-    psi = terms(model.background_order, stamps.x, stamps.y, shape)
+    phi = terms(model.kernel_order, stamps.source_x, stamps.source_y, shape)
+    psi = terms(model.background_order, stamps.source_x, stamps.source_y, shape)
     n_terms, n_bg = phi.shape[1], psi.shape[1]
     first, second = np.triu_indices(n_terms)
     sums = _Sums.zeros(n_terms, model.n_coefficients, n_bg)

@@ -144,7 +144,17 @@ def _fit_better(
         second = _fit(pair, settings, not convolve_science, threads)
     except SubtractionFailed:
         return first
-    return second if second[1].chi2 < CLEARLY_BETTER * first[1].chi2 else first
+    return second if _better(second[1], first[1]) else first
+
+
+def _better(second: SFFTResult, first: SFFTResult) -> bool:
+    """Whether a second fit is to be preferred: by its chi², or by how much it rests on.
+
+    A fit to a handful of stamps vanishes on them whether it is right or not.
+    """
+    if first.stamps_used < FEW and second.stamps_used >= 2 * first.stamps_used:
+        return second.chi2 < POOR_FIT
+    return second.chi2 < CLEARLY_BETTER * first.chi2
 
 
 def _fit(

@@ -29,7 +29,7 @@ from core.subtraction.pair import Pair
 from core.subtraction.sfft_settings import SFFTResult, SFFTSettings
 from core.subtraction.shared_light import Light, shared
 from core.subtraction.stamp_residuals import residuals
-from core.subtraction.stamps import Stamps, gather, informative_stamps, spread, stamps_at
+from core.subtraction.stamps import Stamps, gather, informative_stamps, spread, stamps_on
 
 Float64 = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.float32]
@@ -143,7 +143,7 @@ class KernelFit:
         if pair.stars is not None and len(pair.stars):
             stars = _telling(pair.stars.sources, self.stamp_half)
             order = np.argsort(-stars.flux, kind="stable")
-            listed = stamps_at(stars.x[order], stars.y[order], self.stamp_half, reach, pair.shape)
+            listed = stamps_on(stars.x[order], stars.y[order], self.stamp_half, reach, pair.shape)
             chosen = spread(self._shown_by_both(listed), self.settings.max_stamps, pair.shape)
         if chosen is None or len(chosen) < 20:
             more = self._shown_by_both(
@@ -282,7 +282,7 @@ class KernelFit:
         signal = matched - matched.min(axis=(1, 2), keepdims=True)
         sigma2 = np.maximum(photons + noise + (error * signal) ** 2, 1e-30)
         good = np.isfinite(sigma2)
-        own = self.kernel_noise.at(stamps.x, stamps.y)
+        own = self.kernel_noise.at(stamps.source_x, stamps.source_y)
         expected2 = sigma2 + own[:, None, None] * power
         pull2 = np.where(good, residual**2 / expected2, 0)
         used = good & (pull2 <= clip**2)

@@ -18,7 +18,7 @@ ALIKE = 0.1  # scatter of the logarithm of flux ratios: PSFs, flat fields, thin 
 
 @dataclass(frozen=True)
 class MeasuredLight:
-    """Light in the middle of every stamp above that of its rim.
+    """Light of every stamp's source above that of its surroundings.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class MeasuredLight:
 
 @dataclass(frozen=True)
 class Light:
-    """A round aperture in the middle of stamps.
+    """A round aperture on the sources of stamps.
 
     Attributes
     ----------
@@ -45,17 +45,19 @@ class Light:
     def measure(
         self, image: FloatImage, variance: FloatImage, usable: BoolImage, stamps: Stamps
     ) -> MeasuredLight:
-        """Sum the light in the aperture above the mean of the stamp's outermost pixels.
+        """Sum the light in the aperture above the mean of a square rim around it.
+
+        The rim is as far from the source as that of its stamp; both are cut off at the edge of
+        the frame.
 
         Parameters
         ----------
         image, variance : ndarray of float32, shape (ny, nx)
         usable : ndarray of bool, shape (ny, nx)
         stamps : Stamps
-            Inside the frame.
         """
         flux, error = _measure(
-            image, variance, usable, stamps.x, stamps.y, stamps.half, self.radius
+            image, variance, usable, stamps.source_x, stamps.source_y, stamps.half, self.radius
         )
         return MeasuredLight(flux, error)
 
@@ -106,6 +108,7 @@ def _mode(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> 
 @numba.njit(parallel=True, cache=True)
 def _measure(image, variance, usable, xs, ys, half, radius):  # type: ignore[no-untyped-def] # pragma: no cover
     n = len(xs)
+    ny, nx = image.shape
     flux = np.zeros(n)
     error = np.full(n, np.inf)
     for s in numba.prange(n):
@@ -116,7 +119,7 @@ def _measure(image, variance, usable, xs, ys, half, radius):  # type: ignore[no-
                 y, x = ys[s] + dy, xs[s] + dx
                 inside = dy * dy + dx * dx <= radius * radius
                 n_all += inside
-                if not usable[y, x]:
+                if y < 0 or x < 0 or y >= ny or x >= nx or not usable[y, x]:
                     continue
                 if inside:
                     total += image[y, x]

@@ -27,8 +27,8 @@ def residuals(
     Each is float32 of shape (n_stamps, side, side).
     """
     shape = (planes.target.shape[0], planes.target.shape[1])
-    phi = terms(model.kernel_order, stamps.x, stamps.y, shape)
-    psi = terms(model.background_order, stamps.x, stamps.y, shape)
+    phi = terms(model.kernel_order, stamps.source_x, stamps.source_y, shape)
+    psi = terms(model.background_order, stamps.source_x, stamps.source_y, shape)
     local = np.einsum("st,tvu->svu", phi, kernel)[:, ::-1, ::-1].astype(np.float32)
     level = (psi @ background).astype(np.float32)
     pedestal = np.float32(planes.target_level)

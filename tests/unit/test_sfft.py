@@ -8,6 +8,7 @@ import pytest
 from core.errors import SubtractionFailed
 from core.image import Image, MaskBit
 from core.simulate import PairSettings, simulate_pair
+from core.subtraction import run_sfft
 from core.subtraction.convolve import convolve_squared
 from core.subtraction.pair import Pair
 from core.subtraction.sfft import (
@@ -17,7 +18,7 @@ from core.subtraction.sfft import (
     evaluate_kernel_at,
     subtract,
 )
-from core.subtraction.stamps import informative_stamps
+from core.subtraction.stamps import informative_stamps, stamps_on
 from tests.prepared_pair import make_pair
 
 
@@ -198,6 +199,43 @@ def test_stamps_leave_no_corner_out():
     assert counts.min() >= 5
     empty = informative_stamps(np.zeros_like(data), variance, usable, 9, 6, limit=60)
     assert len(empty) == 0
+
+
+def test_a_stamp_at_the_edge_is_moved_in_and_knows_its_source():
+    stamps = stamps_on([3.2, 50, 98, 100.4], [40, 60, 77, 20], 9, 6, (80, 100))
+    np.testing.assert_array_equal(stamps.x, [15, 50, 84])
+    np.testing.assert_array_equal(stamps.y, [40, 60, 64])
+    np.testing.assert_array_equal(stamps.source_x, [3, 50, 98])
+    np.testing.assert_array_equal(stamps.source_y, [40, 60, 77])
+    last = stamps.select(np.array([2]))
+    assert (last.source_x[0], last.source_y[0]) == (98, 77)
+    assert len(stamps_on([10], [10], 9, 6, (30, 100))) == 0
+
+
+def test_the_last_pixels_of_a_frame_are_looked_through():
+    frame = np.zeros((100, 111), np.float32)  # five blocks of 19 pixels end at 95
+    frame[96:99, 50:53] = 1e4
+    frame[40:43, 107:110] = 1e4
+    good = np.ones(frame.shape, bool)
+    stamps = informative_stamps(frame, np.ones_like(frame), good, 9, 6, limit=60)
+    assert sorted(zip(stamps.source_x, stamps.source_y, strict=True)) == [(51, 97), (108, 41)]
+
+
+def test_stars_at_the_edge_have_a_say():
+    """The polynomials are not extrapolated to them from stamps further in."""
+    truth = simulate_pair(PairSettings(shape=(512, 1024), seed=2))
+    by_edge = (truth.stars["y"] < 10) & (truth.stars["flux"] > 1e5)
+    assert by_edge.sum() == 2
+    difference, kernel = run_sfft(
+        truth.science, truth.template, truth.science_mask != 0, truth.template_mask != 0,
+        err=np.sqrt(truth.science_variance), template_err=np.sqrt(truth.template_variance),
+        kernel_shape=(13, 13), get_kernel=True, threads=2,
+    )  # fmt: skip
+    through = convolve_squared(truth.template_variance, kernel.kernel, kernel.kernel_order)
+    chi2 = difference**2 / (truth.science_variance + through)
+    for star in truth.stars[by_edge]:
+        x, y = round(star["x"]), round(star["y"])
+        assert chi2[6 : y + 5, x - 4 : x + 5].mean() < 1.4
 
 
 def test_options_limit_the_orders_to_what_the_stars_hold():

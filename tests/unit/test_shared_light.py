@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.subtraction.shared_light import Light, MeasuredLight, shared
-from core.subtraction.stamps import stamps_at
+from core.subtraction.stamps import stamps_at, stamps_on
 from tests.unit.made_frames import add_gaussians, grid_of_places
 
 SHAPE = (300, 310)
@@ -33,6 +33,19 @@ def test_a_masked_core_is_not_measured():
     got = measured(lambda n: np.full(n, 5e3), 0.0, 2, usable=np.zeros(SHAPE, bool))
     assert np.isinf(got.error).all()
     assert not shared(got, got)[1].any()
+
+
+def test_a_star_at_the_edge_is_measured_where_it_is():
+    """Its stamp is centred further in."""
+    frame = np.full(SHAPE, 300.0)
+    add_gaussians(frame, [6.0, 150.0], [150.0, 295.0], [5000.0, 5000.0], FWHM)
+    stamps = stamps_on([6, 150], [150, 295], 9, 6, SHAPE)
+    flux = (
+        Light(4)
+        .measure(frame.astype(np.float32), np.ones(SHAPE, np.float32), np.ones(SHAPE, bool), stamps)
+        .flux
+    )
+    np.testing.assert_allclose(flux, 5000, rtol=0.02)
 
 
 @pytest.mark.parametrize("new", [5, 60])
