@@ -117,7 +117,7 @@ def find_sources(
     bad_near = _any_masked(mask, x, y, reach)
     edge = (x < reach) | (y < reach) | (x > nx - 1 - reach) | (y > ny - 1 - reach)
     seeing = float(np.median(sigma[finite & (snr > 10)])) if (finite & (snr > 10)).any() else 1.0
-    lonely = _contamination(x, y, found["peak"].astype(float), seeing) < CONTAMINATION
+    lonely = contamination(x, y, found["peak"].astype(float), seeing) < CONTAMINATION
     whole = (found["flag"] & ~np.int16(sep.OBJ_MERGED)) == 0
     clean = whole & lonely & finite & ~bad_near & ~edge & use
     return SourceList(
@@ -126,10 +126,20 @@ def find_sources(
     )  # fmt: skip
 
 
-def _contamination(x: Column, y: Column, peak: Column, sigma: float) -> Column:
+def contamination(x: Column, y: Column, peak: Column, sigma: float) -> Column:
     """Return the neighbours' light at the edge of each core, relative to its own peak.
 
-    Neighbours are Gaussians of width ``sigma``; the edge is that towards them, 1.2 sigma out.
+    Parameters
+    ----------
+    x, y, peak : ndarray of float64, shape (n,)
+        Places and brightest pixels of all sources.
+    sigma : float
+        Width of a point source, a Gaussian, pixels. The edge of a core is 1.2 sigma from its
+        centre, towards the neighbour.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
     """
     pairs = cKDTree(np.column_stack([x, y])).query_pairs(6 * sigma, output_type="ndarray")
     total = np.zeros(len(x))

@@ -16,6 +16,7 @@ from core.image import Image
 from core.noise import Sky, measure_sky
 from core.psf import PSFModel, fwhm_of, gaussian_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
+from core.subtraction.bright_stars import bright_stars
 from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
 from core.subtraction.pair import Pair
 from core.subtraction.verbosity import Verbose, say
@@ -249,7 +250,9 @@ def _cleaned(psf: PSFModel, fraction: float) -> PSFModel:
 
 def _stars(image: Image, sky: Sky, objects: Any, good_regions: npt.ArrayLike | None) -> StarList:
     """Find the stars, or take those that were given, where they may be used."""
-    stars = select_stars(find_sources(image.data, sky.rms, image.mask))
+    stars = bright_stars(image.data, sky.rms, image.mask) if objects is None else None
+    if stars is None:
+        stars = select_stars(find_sources(image.data, sky.rms, image.mask))
     if objects is not None:
         x = np.asarray(objects["x"], dtype=np.float64)
         y = np.asarray(objects["y"], dtype=np.float64)

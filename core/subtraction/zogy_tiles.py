@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from queue import SimpleQueue
 
 import numba
 import numpy as np
@@ -16,7 +17,15 @@ from core.image import FloatImage
 from core.psf import PSFModel
 from core.subtraction.zogy_images import KnownImage
 from core.subtraction.zogy_matching import Matching
-from core.subtraction.zogy_transform import TileModel, subtract_tile, tile_kernels, transfer
+from core.subtraction.zogy_transform import (
+    TileModel,
+    Workspace,
+    plane_of,
+    spectrum_of,
+    subtract_tile,
+    tile_kernels,
+    transfer,
+)
 
 Float64 = npt.NDArray[np.float64]
 
@@ -75,22 +84,33 @@ class TileGrid:
             for x0, x1 in pairwise(columns):
                 yield Tile(int(y0), int(y1), int(x0), int(x1))
 
-    def cut(self, plane: FloatImage, tile: Tile) -> FloatImage:
-        """Copy a tile with its border; the frame is mirrored at its edges.
+    def cut(self, plane: FloatImage, tile: Tile, factor: float, out: FloatImage) -> FloatImage:
+        """Copy a tile with its border, times a factor; the frame is mirrored at its edges.
 
         A star that the edge cuts is then cut in both images in the same way, and its residual is
         a fraction of what zeros would leave.
         """
-        start = tile.y0 - self.border, tile.x0 - self.border
-        stop = start[0] + self.padded[0], start[1] + self.padded[1]
-        inside = plane[max(start[0], 0) : stop[0], max(start[1], 0) : stop[1]]
-        beyond = [
-            (max(-first, 0), max(last - length, 0))
-            for first, last, length in zip(start, stop, self.shape, strict=True)
-        ]
-        if max(max(beyond)) == 0:
-            return inside.copy()
-        return np.pad(inside, beyond, mode="reflect" if min(inside.shape) > 1 else "edge")
+        rows, columns = (
+            _mirrored(np.arange(start - self.border, start - self.border + n), length)
+            for start, n, length in zip((tile.y0, tile.x0), out.shape, self.shape, strict=True)
+        )
+        _copy(plane, rows, columns, np.float32(factor), out)
+        return out
+
+
+def _mirrored(index: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    """Fold indices back into 0 to length - 1; the first and last pixel are not repeated."""
+    period = max(2 * (length - 1), 1)
+    folded = index % period
+    return np.asarray(np.minimum(folded, period - folded) if length > 1 else np.zeros_like(index))
+
+
+@numba.njit(nogil=True, cache=True)
+def _copy(plane, rows, columns, factor, out):  # type: ignore[no-untyped-def] # pragma: no cover
+    for j in range(rows.size):
+        row = plane[rows[j]]
+        for i in range(columns.size):
+            out[j, i] = factor * row[columns[i]]
 
 
 @dataclass(frozen=True)
@@ -186,9 +206,18 @@ def subtract_tiles(inputs: TileInputs, grid: TileGrid, *, threads: int = 1) -> P
     planes = ProperPlanes(*(np.empty(grid.shape, dtype=np.float32) for _ in range(7)))
     tiles = list(grid)
     workers = max(1, threads // len(tiles))
+    highest = max(tile.y1 - tile.y0 for tile in tiles)
+    spaces: SimpleQueue[Workspace] = SimpleQueue()
+    for _ in range(min(threads, len(tiles))):
+        spaces.put(Workspace(grid.padded, highest))
 
     def work(number: int) -> None:
-        _one_tile(inputs, grid, tiles[number], divmod(number, grid.tiles[1]), planes, workers)
+        space = spaces.get()
+        index = divmod(number, grid.tiles[1])
+        try:
+            _one_tile(inputs, grid, tiles[number], index, planes, space, workers)
+        finally:
+            spaces.put(space)
 
     if threads > 1 and len(tiles) > 1:
         with ThreadPoolExecutor(min(threads, len(tiles))) as pool:
@@ -205,19 +234,24 @@ def _one_tile(
     tile: Tile,
     index: tuple[int, int],
     planes: ProperPlanes,
+    space: Workspace,
     workers: int,
 ) -> None:
     model = model_of(inputs, grid, tile, index)
-    sn, sr = float(inputs.science_noise[index]), float(inputs.template_noise[index])
-    science = grid.cut(inputs.science.data, tile)
-    science *= np.float32(1 / sn)
-    template = grid.cut(inputs.template.data, tile)
-    template *= np.float32(1 / sr)
-    result = subtract_tile(science, template, model, workers=workers)
-    difference_variance, score_variance = _variances(inputs, grid, tile, model, sn, sr, workers)
-    hx, hy = tile.half
+    noise = float(inputs.science_noise[index]), float(inputs.template_noise[index])
+    rows = slice(grid.border, grid.border + tile.y1 - tile.y0)
+    science, template = (
+        spectrum_of(grid.cut(image.data, tile, 1 / unit, space.tile), out, workers=workers)
+        for image, unit, out in zip(
+            (inputs.science, inputs.template), noise, space.images, strict=True
+        )
+    )
+    result = subtract_tile(science, template, model, rows, space, workers=workers)
+    difference_variance, score_variance = _variances(
+        inputs, grid, tile, model, rows, noise, space, workers
+    )
     _assemble(
-        (tile.y0, tile.y1, tile.x0, tile.x1, grid.border), (hx, hy), sn, model.rho,
+        (tile.y0, tile.y1, tile.x0, tile.x1, grid.border), tile.half, noise[0], model.rho,
         np.array(model.log_beta_slope), np.array(result.flux_norm),
         *result.difference, *result.score, result.template_difference, result.template_score,
         difference_variance, score_variance,
@@ -231,8 +265,9 @@ def _variances(
     grid: TileGrid,
     tile: Tile,
     model: TileModel,
-    sn: float,
-    sr: float,
+    rows: slice,
+    noise: tuple[float, float],
+    space: Workspace,
     workers: int,
 ) -> tuple[FloatImage, FloatImage]:
     """Variances of D and S: those of the images under the squared kernels (equations 26 to 29)."""
@@ -245,23 +280,30 @@ def _variances(
     centred = np.roll(squared, (half, half), axis=(1, 2))[:, : 2 * half + 1, : 2 * half + 1]
     # the little that lies outside the stamp is given back, so that the sky keeps its noise
     centred *= (squared.sum(axis=(1, 2)) / centred.sum(axis=(1, 2)))[:, None, None]
-    d = s = np.zeros((1, 1), dtype=np.complex64)
+    of_both, kernel, spectrum = space.spectra[:2], space.spectra[2], space.images[0]
+    of_both[:] = 0
     for image, unit, kernels in (
-        (inputs.science, sn**2, centred[[0, 2]]),
-        (inputs.template, sr**2, centred[[1, 3]]),
+        (inputs.science, noise[0], centred[[0, 2]]),
+        (inputs.template, noise[1], centred[[1, 3]]),
     ):
         if image.variance is None:
             continue
-        variance = grid.cut(image.variance, tile)
-        variance *= np.float32(1 / unit)
-        spectrum = scipy.fft.rfft2(variance, workers=workers)
-        d = d + spectrum * transfer(kernels[0], shape)
-        spectrum *= transfer(kernels[1], shape)
-        s = s + spectrum
-    return (
-        scipy.fft.irfft2(d, s=shape, workers=workers, overwrite_x=True),
-        scipy.fft.irfft2(s, s=shape, workers=workers, overwrite_x=True),
+        variance = grid.cut(image.variance, tile, 1 / unit**2, space.tile)
+        spectrum_of(variance, spectrum, workers=workers)
+        for stamp, total in zip(kernels, of_both, strict=True):
+            _add_product(transfer(stamp, shape, kernel), spectrum, total)
+    d, s = (
+        plane_of(total, rows, out, workers=workers)
+        for total, out in zip(of_both, space.planes[8:], strict=True)
     )
+    return d, s
+
+
+@numba.njit(nogil=True, fastmath=True, cache=True)
+def _add_product(first, second, total):  # type: ignore[no-untyped-def] # pragma: no cover
+    for j in range(total.shape[0]):
+        for i in range(total.shape[1]):
+            total[j, i] += first[j, i] * second[j, i]
 
 
 @numba.njit(nogil=True, fastmath=True, cache=True)
@@ -287,7 +329,7 @@ def _assemble(  # type: ignore[no-untyped-def] # pragma: no cover
     by_information = np.float32(norm[0] / (sn * sn))
     for y in range(y0, y1):
         v = np.float32((y - yc) / half[1])
-        j = y - y0 + border
+        j = y - y0
         along_y = np.float32(np.exp(2 * log_beta[1] * v))
         norm_y = np.float32(1 + v * norm[2] / norm[0])
         for k in range(width):

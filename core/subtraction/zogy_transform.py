@@ -111,7 +111,7 @@ class TileModel:
     template_trust: Trust
 
 
-def transfer(stamp: Stamp, shape: tuple[int, int]) -> Complex:
+def transfer(stamp: Stamp, shape: tuple[int, int], out: Complex | None = None) -> Complex:
     """Fourier transform of a centred stamp, its centre at pixel (0, 0) of a larger grid.
 
     Parameters
@@ -120,6 +120,8 @@ def transfer(stamp: Stamp, shape: tuple[int, int]) -> Complex:
         Odd sides, no larger than the grid.
     shape : tuple of int
         (ny, nx) of the grid.
+    out : ndarray of complex64, shape (ny, nx // 2 + 1), optional
+        Memory to use.
 
     Returns
     -------
@@ -133,11 +135,12 @@ def transfer(stamp: Stamp, shape: tuple[int, int]) -> Complex:
     if hx:
         rows[:, -hx:] = stamp[:, :hx]
     along_x = scipy.fft.rfft(rows, axis=1)
-    wrapped = np.zeros((ny, nx // 2 + 1), dtype=np.complex64)
+    wrapped = np.empty((ny, nx // 2 + 1), dtype=np.complex64) if out is None else out
+    wrapped[sy - hy : ny - hy] = 0
     wrapped[: sy - hy] = along_x[hy:]
     if hy:
         wrapped[-hy:] = along_x[:hy]
-    return np.asarray(scipy.fft.fft(wrapped, axis=0, overwrite_x=True), dtype=np.complex64)
+    return _in_place(wrapped)
 
 
 def trust_in(psf: PSFModel) -> Trust:
@@ -197,9 +200,17 @@ def regularised(
     return np.asarray(believed + level, dtype=np.complex128)
 
 
+def _in_place(rows: Complex, workers: int = 1) -> Complex:
+    """Transform along the columns; scipy may work in place, but does not promise it."""
+    columns = scipy.fft.fft(rows, axis=0, overwrite_x=True, workers=workers)
+    if columns is not rows:
+        rows[:] = columns
+    return rows
+
+
 @dataclass(frozen=True)
 class TilePlanes:
-    """Planes of one tile, in units of the sky noise; all of the tile's shape.
+    """Planes of one tile, in units of the sky noise; as many of its rows as are wanted.
 
     Attributes
     ----------
@@ -220,36 +231,110 @@ class TilePlanes:
     flux_norm: tuple[float, float, float]
 
 
+class Workspace:
+    """Memory for one tile after the other: to get it anew takes as long as to work in it.
+
+    Attributes
+    ----------
+    tile : ndarray of float32, shape (ny, nx)
+        A tile with its border.
+    images : ndarray of complex64, shape (2, ny, nx // 2 + 1)
+        Transforms of two images.
+    psfs : ndarray of complex64, shape (6, ny, nx // 2 + 1)
+    spectra : ndarray of complex64, shape (8, ny, nx // 2 + 1)
+        Transforms of the planes.
+    planes : ndarray of float32, shape (10, n, nx)
+        The rows of them that are wanted.
+    """
+
+    def __init__(self, shape: tuple[int, int], rows: int) -> None:
+        ny, nx = shape
+        self.tile = np.empty(shape, dtype=np.float32)
+        self.images = np.empty((2, ny, nx // 2 + 1), dtype=np.complex64)
+        self.psfs = np.empty((6, ny, nx // 2 + 1), dtype=np.complex64)
+        self.spectra = np.empty((8, ny, nx // 2 + 1), dtype=np.complex64)
+        self.planes = np.empty((10, rows, nx), dtype=np.float32)
+
+
+def spectrum_of(plane: Real, out: Complex, *, workers: int = 1) -> Complex:
+    """Transform a plane.
+
+    Parameters
+    ----------
+    plane : ndarray of float32, shape (ny, nx)
+    out : ndarray of complex64, shape (ny, nx // 2 + 1)
+        Memory for the transform.
+    workers : int
+        Threads.
+    """
+    if workers > 1:
+        out[:] = scipy.fft.rfft(plane, axis=1, workers=workers)
+    else:
+        np.fft.rfft(plane, axis=1, out=out)  # type: ignore[arg-type]
+    return _in_place(out, workers)
+
+
+def plane_of(spectrum: Complex, rows: slice, out: Real, *, workers: int = 1) -> Real:
+    """Transform back, destroying the spectrum.
+
+    Parameters
+    ----------
+    spectrum : ndarray of complex64, shape (ny, nx // 2 + 1)
+    rows : slice
+        Which rows are wanted.
+    out : ndarray of float32, shape (n, nx)
+        Memory for them; the rows that there are fewer of are left.
+    workers : int
+        Threads.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, nx)
+    """
+    columns = scipy.fft.ifft(spectrum, axis=0, overwrite_x=True, workers=workers)[rows]
+    wanted = out[: len(columns)]
+    if workers > 1:
+        wanted[:] = scipy.fft.irfft(columns, n=out.shape[1], axis=1, workers=workers)
+    else:
+        np.fft.irfft(columns, n=out.shape[1], axis=1, out=wanted)  # type: ignore[arg-type] # the stubs know float64 alone
+    return wanted
+
+
 def subtract_tile(
-    science: Real, template: Real, model: TileModel, *, workers: int = 1
+    science: Complex,
+    template: Complex,
+    model: TileModel,
+    rows: slice,
+    space: Workspace,
+    *,
+    workers: int = 1,
 ) -> TilePlanes:
     """Subtract one tile.
 
     Parameters
     ----------
-    science, template : ndarray of float32, shape (ny, nx)
-        In units of their own sky noise; periodic boundaries are assumed.
+    science, template : ndarray of complex64, shape (ny, nx // 2 + 1)
+        Transforms of the images in units of their own sky noise; periodic boundaries are assumed.
     model : TileModel
         PSFs, flux scale and shift.
+    rows : slice
+        Which rows of the planes are wanted.
+    space : Workspace
+        What is returned lies in it.
     workers : int
         Threads of the transforms.
     """
-    shape = (science.shape[0], science.shape[1])
-    width = shape[1] // 2 + 1
-    pn = np.empty((3, shape[0], width), dtype=np.complex64)
-    pr = np.empty_like(pn)
+    shape = space.tile.shape[0], space.tile.shape[1]
     for i in range(3):
-        pn[i] = transfer(model.science_psf[i], shape)
-        pr[i] = transfer(model.template_psf[i], shape)
-    n = scipy.fft.rfft2(science, workers=workers)
-    r = scipy.fft.rfft2(template, workers=workers)
-    out = np.empty((8, *n.shape), dtype=np.complex64)
-    norm = np.zeros((n.shape[0], 3))
+        transfer(model.science_psf[i], shape, space.psfs[i])
+        transfer(model.template_psf[i], shape, space.psfs[3 + i])
+    norm = np.zeros((shape[0], 3))
     trust = model.science_trust, model.template_trust
     ky, kx = _frequencies(shape)
     turns = np.array(model.shift_slope)
     _combine(
-        n, r, pn, pr, np.float32(model.rho), np.array(model.log_beta_slope, dtype=np.float32),
+        science, template, space.psfs[:3], space.psfs[3:], np.float32(model.rho),
+        np.array(model.log_beta_slope, dtype=np.float32),
         np.exp(1j * kx * model.shift[0]).astype(np.complex64),
         np.exp(1j * ky * model.shift[1]).astype(np.complex64),
         np.multiply.outer(turns[:, 0], kx).astype(np.float32),
@@ -257,13 +342,13 @@ def subtract_tile(
         _filters(trust[0], shape), _filters(trust[1], shape),
         np.float32((SURE * trust[0].noise) ** 2),
         np.float32((SURE * model.rho * trust[1].noise) ** 2),
-        shape[1] % 2 == 0, out, norm,
+        shape[1] % 2 == 0, space.spectra, norm,
     )  # fmt: skip
-    del n, r, pn, pr
     planes = [
-        scipy.fft.irfft2(spectrum, s=shape, workers=workers, overwrite_x=True) for spectrum in out
+        plane_of(spectrum, rows, out, workers=workers)
+        for spectrum, out in zip(space.spectra, space.planes[:8], strict=True)
     ]
-    total = norm.sum(axis=0) / science.size
+    total = norm.sum(axis=0) / (shape[0] * shape[1])
     return TilePlanes(
         (planes[0], planes[1], planes[2]), (planes[3], planes[4], planes[5]), planes[6], planes[7],
         (float(total[0]), float(total[1]), float(total[2])),

@@ -6,7 +6,7 @@ import sep
 
 from core.image import MaskBit
 from core.simulate import Galaxies, SimulatedPSF, add_galaxies, add_stars
-from core.stars import SourceList, _contamination, find_sources, select_stars
+from core.stars import SourceList, contamination, find_sources, select_stars
 from tests.unit.made_frames import FWHM_PER_SIGMA, add_gaussians, grid_of_places
 
 SHAPE = (512, 512)
@@ -106,7 +106,7 @@ def test_a_resolved_neighbour_does_not_move_a_star():
 
 def test_light_of_neighbours_in_a_core_is_what_gaussians_give():
     x, y = np.array([100.0, 105.0, 300.0]), np.array([50.0, 50.0, 50.0])
-    share = _contamination(x, y, np.array([100.0, 10.0, 50.0]), 1.5)
+    share = contamination(x, y, np.array([100.0, 10.0, 50.0]), 1.5)
     reach = 5.0 - 1.2 * 1.5
     light = np.exp(-0.5 * (reach / 1.5) ** 2)
     np.testing.assert_allclose(share, [0.1 * light, 10 * light, 0.0])

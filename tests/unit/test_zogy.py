@@ -23,7 +23,9 @@ from core.subtraction.zogy_transform import (
     FittedPSF,
     TileModel,
     Trust,
+    Workspace,
     difference_psf,
+    spectrum_of,
     subtract_tile,
     tile_kernels,
     trust_in,
@@ -49,6 +51,16 @@ def model_of(science, template, rho, shift=(0.0, 0.0)):
         still(science), still(template), rho, (0.0, 0.0), shift, ((0.0, 0.0), (0.0, 0.0)),
         EVERYWHERE, EVERYWHERE,
     )  # fmt: skip
+
+
+def tile_of(science, template, model):
+    """Subtract two images as one tile."""
+    space = Workspace(science.shape, science.shape[0])
+    spectra = [
+        spectrum_of(image, out)
+        for image, out in zip((science, template), space.images, strict=True)
+    ]
+    return subtract_tile(*spectra, model, slice(None), space)
 
 
 def naive_transform(stamp, shape):
@@ -91,7 +103,7 @@ def test_tile_agrees_with_the_equations_written_out():
     d, flux, p_d = naive_zogy(science, template, p_n, p_r, sigma_n, sigma_r, beta, shift)
     rho = sigma_n / (beta * sigma_r)
     model = model_of(p_n, p_r, rho, shift)
-    planes = subtract_tile(
+    planes = tile_of(
         (science / sigma_n).astype(np.float32), (template / sigma_r).astype(np.float32), model
     )
     gain = sigma_n * np.sqrt(1 + 1 / rho**2)
@@ -107,7 +119,7 @@ def test_kernels_are_what_the_tile_does():
     shape = (48, 64)
     model = model_of(gaussian_stamp(3.3, 8), gaussian_stamp(2.2, 8), 2.5, (0.25, 0.4))
     science, template = rng.normal(0, 1, (2, *shape)).astype(np.float32)
-    planes = subtract_tile(science, template, model)
+    planes = tile_of(science, template, model)
     kernels = np.fft.fft2(tile_kernels(model, shape))
     for ours, first, second in ((planes.difference[0], 0, 1), (planes.score[0], 2, 3)):
         expected = np.fft.ifft2(
@@ -127,9 +139,9 @@ def test_slopes_within_a_tile_are_the_derivatives():
         np.stack([broad, wider, zero]), np.stack([narrow, sharper, zero]), 2.0, (0.1, 0.0),
         (0.1, 0.2), ((0.3, -0.2), (0.0, 0.0)), EVERYWHERE, EVERYWHERE,
     )  # fmt: skip
-    planes = subtract_tile(science, template, model)
+    planes = tile_of(science, template, model)
     moved = [
-        subtract_tile(
+        tile_of(
             science,
             template,
             model_of(
@@ -163,7 +175,8 @@ def blank_inputs(shape, tiles, seed=0):
         mask = np.zeros(shape, dtype=np.uint16)
         images.append(known(Image(data, mask, variance, psf=psf, name=name), fwhm))
     grid = TileGrid(shape, tiles, 36)
-    noise = [np.array([np.sqrt(np.median(grid.cut(i.variance, t))) for t in grid]).reshape(tiles)
+    boxes = [np.s_[t.y0 : t.y1, t.x0 : t.x1] for t in grid]
+    noise = [np.array([np.sqrt(np.median(i.variance[box])) for box in boxes]).reshape(tiles)
              for i in images]  # fmt: skip
     matching = Matching(np.array([0.8]), np.zeros((2, 1)), 0, 0, shape, 0.0, 0.0, 0, 0)
     return TileInputs(images[0], images[1], noise[0], noise[1], matching), grid
