@@ -10,6 +10,8 @@ import urllib3
 
 from core.deadline import Deadline
 
+_MOST_WORDS = 300  # bytes
+
 
 def content_length(response: requests.Response) -> int | None:
     """Return the bytes that an answer promises, None where it does not say."""
@@ -48,3 +50,13 @@ def _innermost(error: BaseException) -> str:
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
     return str(error) or type(error).__name__
+
+
+def said_in(response: requests.Response) -> str:
+    """Return ``: `` and the first words of an answer in plain text or JSON, else nothing."""
+    kind = response.headers.get("Content-Type", "").lower()
+    if "json" not in kind and "text/plain" not in kind:
+        return ""
+    text = response.raw.read(_MOST_WORDS, decode_content=False).decode("utf-8", errors="replace")
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f": {words}" if words else ""

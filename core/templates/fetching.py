@@ -27,7 +27,7 @@ from core.errors import (
     UnexpectedAnswer,
 )
 from core.templates.addresses import check_address, host_of
-from core.templates.answers import content_length, reason_of, retry_after
+from core.templates.answers import content_length, reason_of, retry_after, said_in
 from core.templates.soundness import check_fits, looks_like_html
 
 if TYPE_CHECKING:
@@ -286,8 +286,8 @@ class Fetcher:
             raise _Busy(f"{url}: the archive answered HTTP {status}", retry_after(response))
         if status != 200:
             raise RequestRefused(
-                f"{url}: the archive does not accept the request (HTTP {status}); "
-                "check the address and the survey's name in the settings"
+                f"{url}: the archive does not accept the request (HTTP {status}"
+                f"{said_in(response)}); check the address and the survey's name in the settings"
             )
         length = content_length(response)
         if length is not None and length > self.policy.max_bytes:

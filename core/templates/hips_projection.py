@@ -1,0 +1,283 @@
+"""HiPS tiles onto a tangent plane: every pixel by the exact geometry, interpolated once.
+
+A HEALPix grid is no image: its pixels are diamonds whose shape changes with latitude, with a kink
+where the polar caps begin, and across the edges of faces the rows turn into columns. No WCS
+describes more than a part of it, so the tiles are put onto a plane here, with the same Lanczos-3 as
+`core.resample`, at the scale of the HiPS. From there they are projected onto the exposure like any
+other template, once its shift against the stars is known.
+
+The values in tiles are those of the survey's images, interpolated when the HiPS was made and not
+scaled with the area of pixels: flux per pixel *of the survey's images*, whatever the size of the
+HiPS pixels; and averages of four, not sums, from order to order. Flux in a pixel of the plane is
+therefore the value times the pixel's area, over the area of a pixel of the survey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from core.image import FloatImage, MaskBit, MaskImage
+from core.resample import lanczos_table
+from core.tangent import FloatArray, TangentGrid
+from core.templates.healpix import PADDING, IntArray, face_position, padding_pixels
+
+_ROWS = 64
+_LOOK = 16  # pixels between the places at which the tiles under a grid are looked for
+_AROUND = 20  # pixels around the grid in which they are looked for too
+
+_BAD_SHARE = 0.1  # as in core.resample
+_NO_DATA = int(MaskBit.NO_DATA)
+_SATURATED = int(MaskBit.SATURATED)
+
+
+@dataclass(frozen=True)
+class TileStack:
+    """Tiles of one order, each with the edges of its neighbours around it.
+
+    Attributes
+    ----------
+    order : int
+        Their order.
+    width : int
+        Pixels along the side of a tile.
+    keys : ndarray of int64, shape (n,)
+        Which tiles (see `core.templates.healpix`), ascending.
+    pixels : ndarray of float32, shape (n, width + 6, width + 6)
+        Indexed by y and x of HEALPix, not as tiles are stored; NaN where there is nothing.
+    """
+
+    order: int
+    width: int
+    keys: IntArray
+    pixels: npt.NDArray[np.float32]
+
+
+def tiles_under(grid: TangentGrid, order: int, rotation: FloatArray) -> IntArray:
+    """Return the tiles on which a grid lies, ascending.
+
+    Parameters
+    ----------
+    grid : TangentGrid
+        With pixels much smaller than a tile.
+    order : int
+        Of the tiles.
+    rotation : ndarray of float64, shape (3, 3)
+        From ICRS to the frame of the HiPS.
+    """
+    ny, nx = grid.shape
+    x, y = (np.arange(-_AROUND, n + _AROUND + _LOOK, _LOOK, dtype=np.float64) for n in (nx, ny))
+    keys = _keys_at(x, y, *_axes(grid, rotation), *grid.centre, 2**order)
+    return np.unique(keys)
+
+
+def stack_tiles(tiles: Mapping[int, FloatImage], order: int, width: int) -> TileStack:
+    """Put the edges of their neighbours around tiles.
+
+    Parameters
+    ----------
+    tiles : mapping of int to ndarray of float32, shape (width, width)
+        By key; as stored in a HiPS . At least one.
+    order, width : int
+        Of the tiles.
+    """
+    keys = np.array(sorted(tiles), dtype=np.int64)
+    pixels = np.full((keys.size, width + 2 * PADDING, width + 2 * PADDING), np.nan, np.float32)
+    inside = slice(PADDING, PADDING + width)
+    for place, key in enumerate(keys):
+        pixels[place, inside, inside] = _along_faces(tiles[int(key)])
+    for place, key in enumerate(keys):
+        around = padding_pixels(int(key), order, width)
+        slots = np.searchsorted(keys, around.keys).clip(max=keys.size - 1)
+        have = keys[slots] == around.keys
+        values = pixels[slots[have], around.y[have] + PADDING, around.x[have] + PADDING]
+        pixels[place, around.rows[have], around.columns[have]] = values
+    return TileStack(order, width, keys, pixels)
+
+
+def project_tiles(
+    stack: TileStack,
+    grid: TangentGrid,
+    rotation: FloatArray,
+    *,
+    pixel_area: float | None,
+    saturation: float = np.inf,
+    threads: int = 1,
+) -> tuple[FloatImage, MaskImage]:
+    """Interpolate tiles on a grid with Lanczos-3.
+
+    Parameters
+    ----------
+    stack : TileStack
+        At least those under the grid.
+    grid : TangentGrid
+        Its pixels should be about as large as those of the tiles.
+    rotation : ndarray of float64, shape (3, 3)
+        From ICRS to the frame of the HiPS.
+    pixel_area : float or None
+        Square degrees of the pixels that the values are fluxes of: then fluxes are conserved, each
+        pixel holding the flux that falls on it. None: the values themselves.
+    saturation : float
+        Pixels that lie between ones of at least this value are flagged.
+    threads : int
+        Threads to work with.
+
+    Returns
+    -------
+    data : ndarray of float32, shape grid.shape
+        NaN where there is no data.
+    mask : ndarray of uint16, shape grid.shape
+        `MaskBit` NO_DATA and SATURATED.
+    """
+    data = np.empty(grid.shape, np.float32)
+    mask = np.empty(grid.shape, np.uint16)
+    area = 0.0 if pixel_area is None else pixel_area * np.radians(1.0) ** 2
+    table = lanczos_table()
+    axes = _axes(grid, rotation)
+
+    def work(first: int) -> None:
+        rows = slice(first, min(first + _ROWS, grid.shape[0]))
+        _sample(
+            *axes,
+            grid.centre[0],
+            grid.centre[1] - first,
+            2**stack.order,
+            stack.keys,
+            stack.pixels,
+            table,
+            area,
+            saturation,
+            data[rows],
+            mask[rows],
+        )
+
+    starts = range(0, grid.shape[0], _ROWS)
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, starts))
+    else:
+        for first in starts:
+            work(first)
+    return data, mask
+
+
+def _along_faces(tile: FloatImage) -> FloatImage:
+    """Turn a tile as stored, north-east down and north-west right, into HEALPix y and x."""
+    return tile[::-1, :].T
+
+
+def _axes(grid: TangentGrid, rotation: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    point, step_x, step_y = grid.axes
+    return rotation @ point, rotation @ step_x, rotation @ step_y
+
+
+@njit(cache=True, nogil=True)
+def _keys_at(xs, ys, point, step_x, step_y, cx, cy, side):  # type: ignore[no-untyped-def] # pragma: no cover
+    keys = np.empty((ys.size, xs.size), np.int64)
+    for j in range(ys.size):
+        for i in range(xs.size):
+            v = point + (xs[i] - cx) * step_x + (ys[j] - cy) * step_y
+            v /= np.sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
+            face, x, y = face_position(v[0], v[1], v[2])
+            tx = min(max(int(np.floor(x * side)), 0), side - 1)
+            ty = min(max(int(np.floor(y * side)), 0), side - 1)
+            keys[j, i] = (face * side + ty) * side + tx
+    return keys
+
+
+@njit(cache=True, nogil=True)
+def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
+    point, step_x, step_y, cx, cy, side, keys, tiles, table, area, saturation, data, mask
+):
+    """Lanczos-3 at every pixel; ``area`` in steradian, 0 to leave the values alone."""
+    width = tiles.shape[1] - 6
+    steps = table.shape[0] - 1
+    # The solid angle of a pixel at the tangent point; it falls with the cube of the distance.
+    nx_, ny_, nz_ = (
+        step_x[1] * step_y[2] - step_x[2] * step_y[1],
+        step_x[2] * step_y[0] - step_x[0] * step_y[2],
+        step_x[0] * step_y[1] - step_x[1] * step_y[0],
+    )
+    middle = np.sqrt(nx_ * nx_ + ny_ * ny_ + nz_ * nz_)
+    known_key = np.int64(-1)
+    slot = -1
+    wx = np.empty(6, np.float32)
+    wy = np.empty(6, np.float32)
+    for r in range(data.shape[0]):
+        for c in range(data.shape[1]):
+            dx = c - cx
+            dy = r - cy
+            vx = point[0] + dx * step_x[0] + dy * step_y[0]
+            vy = point[1] + dx * step_x[1] + dy * step_y[1]
+            vz = point[2] + dx * step_x[2] + dy * step_y[2]
+            length = np.sqrt(vx * vx + vy * vy + vz * vz)
+            face, fx, fy = face_position(vx / length, vy / length, vz / length)
+            tx = min(max(int(np.floor(fx * side)), 0), side - 1)
+            ty = min(max(int(np.floor(fy * side)), 0), side - 1)
+            key = (np.int64(face) * side + ty) * side + tx
+            if key != known_key:
+                known_key = key
+                place = np.searchsorted(keys, key)
+                slot = place if place < keys.size and keys[place] == key else -1
+            if slot < 0:
+                data[r, c] = np.nan
+                mask[r, c] = _NO_DATA
+                continue
+            px = min(max((fx * side - tx) * width - 0.5, -0.5), width - 0.5)
+            py = min(max((fy * side - ty) * width - 0.5, -0.5), width - 0.5)
+            ix = int(np.floor(px))
+            iy = int(np.floor(py))
+            sx = (px - ix) * steps
+            sy = (py - iy) * steps
+            kx = min(int(sx), steps - 1)
+            ky = min(int(sy), steps - 1)
+            ax = np.float32(sx - kx)
+            ay = np.float32(sy - ky)
+            for i in range(6):
+                wx[i] = table[kx, i] + ax * (table[kx + 1, i] - table[kx, i])
+                wy[i] = table[ky, i] + ay * (table[ky + 1, i] - table[ky, i])
+            # Pixel i of the tile is pixel i + 3 of the padded one; the window begins at i - 2.
+            qx = ix + 1
+            qy = iy + 1
+            total = np.float32(0.0)
+            top = np.float32(-np.inf)
+            for j in range(6):
+                row = np.float32(0.0)
+                for i in range(6):
+                    row += wx[i] * tiles[slot, qy + j, qx + i]
+                total += wy[j] * row
+            for j in range(1, 5):
+                for i in range(1, 5):
+                    top = max(top, tiles[slot, qy + j, qx + i])
+            flags = _SATURATED if top >= saturation else 0
+            if not np.isfinite(total):
+                total = np.float32(0.0)
+                weight = np.float32(0.0)
+                lost = np.float32(0.0)
+                everything = np.float32(0.0)
+                for j in range(6):
+                    for i in range(6):
+                        share = wy[j] * wx[i]
+                        if share == 0.0:
+                            continue
+                        everything += abs(share)
+                        value = tiles[slot, qy + j, qx + i]
+                        if np.isfinite(value):
+                            total += share * value
+                            weight += share
+                        else:
+                            lost += abs(share)
+                if lost > _BAD_SHARE * everything:
+                    data[r, c] = np.nan
+                    mask[r, c] = flags | _NO_DATA
+                    continue
+                total /= weight
+            if area > 0.0:
+                total *= np.float32(middle / (length * length * length) / area)
+            data[r, c] = total
+            mask[r, c] = flags
