@@ -135,7 +135,7 @@ def test_a_smooth_sky_is_smooth_across_all_tiles(place: tuple[float, float, floa
     assert not mask.any()
     # Of an amplitude of 50; the largest errors lie on the seams, where HEALPix itself has a kink.
     assert error.max() < 1.0
-    assert np.mean(error > 0.1) < 0.01
+    assert np.mean(error > 0.1) < 0.05
     assert np.median(error) < 5e-4
     # Two threads give the same.
     again, _ = project_tiles(stack, grid, EQUATORIAL, pixel_area=None, threads=2)
