@@ -13,7 +13,7 @@ import numpy as np
 
 from core.detection import detect, significance
 from core.errors import ExposureError, QualityRejected, SubtractionFailed
-from core.exposure import Exposure, ExposureResult
+from core.exposure import Exposure, ExposureResult, TemplateFacts
 from core.image import ExposureFacts, Image
 from core.measurement import Field, magnitude, measure
 from core.noise import Sky, measure_sky, sky_variance, with_noise
@@ -25,8 +25,10 @@ from core.subtraction.difference import Difference
 from core.subtraction.hotpants import HotpantsSettings
 from core.subtraction.pair import Pair
 from core.subtraction.verdict import QualityLimits, judge
-from core.templates import Template, TemplateProvider, TemplateRequest
-from core.templates.matching import GriddedTemplate, to_science_grid
+from core.templates import TemplateProvider, TemplateRequest
+from core.templates.cache import FileCache
+from core.templates.matching import GriddedTemplate
+from core.templates.projected import template_on_grid
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class _Progress:
     )
     notes: list[str] = field(default_factory=list)
     science: Image | None = None
-    template: Template | None = None
+    template: TemplateFacts | None = None
     difference: Difference | None = None
     limiting_mag: float | None = None
 
@@ -103,13 +105,18 @@ class _Progress:
             spent = time.perf_counter() - started
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
+    def use(self, template: TemplateFacts, notes: Sequence[str]) -> None:
+        """Remember which template it is, and how it was read."""
+        self.template = template
+        self.notes.extend(f"template: {note}" for note in notes)
+
     def result(self, *, keep_difference: bool, **values: object) -> ExposureResult:
         """Build the result from what is known."""
         base = ExposureResult(
             exposure=self.exposure,
             outcome="published",
             facts=self.science.facts if self.science else _facts_of(self.exposure),
-            template=self.template.facts if self.template else None,
+            template=self.template,
             quality=self.difference.quality if self.difference else None,
             counts=dict(self.counts),
             seconds=dict(self.seconds),
@@ -123,7 +130,11 @@ class _Progress:
 
 
 def process(
-    exposure: Exposure, templates: TemplateProvider, settings: PipelineSettings
+    exposure: Exposure,
+    templates: TemplateProvider,
+    settings: PipelineSettings,
+    *,
+    cache: FileCache | None = None,
 ) -> ExposureResult:
     """Find what changed in one exposure.
 
@@ -138,6 +149,8 @@ def process(
         Where to look for a template.
     settings : PipelineSettings
         What the operator chose.
+    cache : FileCache or None
+        Where templates are kept as they were projected, for the next exposure of this pointing.
 
     Returns
     -------
@@ -146,7 +159,7 @@ def process(
     """
     progress = _Progress(exposure)
     try:
-        return _process(progress, templates, settings)
+        return _process(progress, templates, settings, cache)
     except ExposureError as error:
         log.info("%s: %s in %s: %s", exposure.exposure_id, error.outcome, progress.stage, error)
         return progress.result(
@@ -160,7 +173,10 @@ def process(
 
 
 def _process(
-    progress: _Progress, templates: TemplateProvider, settings: PipelineSettings
+    progress: _Progress,
+    templates: TemplateProvider,
+    settings: PipelineSettings,
+    cache: FileCache | None,
 ) -> ExposureResult:
     with progress.timed("read"):
         science = read_exposure(
@@ -178,16 +194,22 @@ def _process(
         science = replace(science, psf=psf, facts=science.facts.with_estimate(fwhm=psf.fwhm))
         progress.science = science
         progress.counts["stars"] = len(stars)
-    with progress.timed("template"):
-        progress.template = _find_template(progress.exposure, science, templates, settings)
-        progress.notes.extend(f"template: {note}" for note in progress.template.image.notes)
-    with progress.timed("register"):
-        gridded = to_science_grid(progress.template, science, sources, threads=settings.threads)
-        progress.notes.extend(gridded.notes)
+    template = template_on_grid(
+        templates,
+        _request(progress.exposure, science, settings),
+        science,
+        sources,
+        cache=cache,
+        threads=settings.threads,
+        timed=progress.timed,
+        on_found=progress.use,
+    )
+    gridded = template.gridded
+    progress.notes.extend(gridded.notes)
     with progress.timed("subtract"):
         pair = _pair(science, sky, stars, gridded)
         progress.difference = _subtract(progress, pair, settings)
-        science = _calibrated(science, progress.template, progress.difference)
+        science = _calibrated(science, template.facts, progress.difference)
         progress.science = science
     with progress.timed("detect"):
         smap = significance(progress.difference, threads=settings.threads)
@@ -225,19 +247,15 @@ def _stars_of(science: Image, sky: Sky) -> tuple[SourceList, StarList]:
     return sources, stars
 
 
-def _find_template(
-    exposure: Exposure, science: Image, templates: TemplateProvider, settings: PipelineSettings
-) -> Template:
-    """Ask the provider for a template of this place and band."""
-    return templates.find(
-        TemplateRequest(
-            wcs=science.wcs,
-            shape=science.shape,
-            band=science.facts.band,
-            mjd_mid=science.facts.mjd_mid,
-            min_overlap=settings.min_overlap,
-            exclude=(exposure.science,),
-        )
+def _request(exposure: Exposure, science: Image, settings: PipelineSettings) -> TemplateRequest:
+    """Ask for a template of this place and band."""
+    return TemplateRequest(
+        wcs=science.wcs,
+        shape=science.shape,
+        band=science.facts.band,
+        mjd_mid=science.facts.mjd_mid,
+        min_overlap=settings.min_overlap,
+        exclude=(exposure.science,),
     )
 
 
@@ -295,13 +313,13 @@ def _subtract(progress: _Progress, pair: Pair, settings: PipelineSettings) -> Di
     raise SubtractionFailed("no trustworthy subtraction: " + " | ".join(verdicts)) from last
 
 
-def _calibrated(science: Image, template: Template, difference: Difference) -> Image:
+def _calibrated(science: Image, template: TemplateFacts, difference: Difference) -> Image:
     """Take the zero point from the kernel's sum where neither event nor header gave one."""
     facts = science.facts
-    if facts.zero_point is not None or template.facts.zero_point is None:
+    if facts.zero_point is not None or template.zero_point is None:
         return science
     quality = difference.quality
-    zero_point = template.facts.zero_point + 2.5 * np.log10(quality.kernel_sum)
+    zero_point = template.zero_point + 2.5 * np.log10(quality.kernel_sum)
     error = 1.0857 * quality.kernel_sum_spread
     return replace(
         science,

@@ -61,6 +61,30 @@ class DirectoryTemplates:
         InputUnavailable
             If the folder cannot be read.
         """
+        considered, usable = self._choices(request)
+        failures: dict[str, str] = {}
+        for choice in usable:
+            try:
+                return self._load(choice)
+            except ExposureError as error:
+                # Replaced or removed since it was indexed, or bad pixels behind a good header.
+                logger.warning("template left out: %s", error)
+                failures[choice.record.name] = str(error)
+        raise NoTemplate(self._why(request, considered, failures))
+
+    def identify(self, request: TemplateRequest) -> tuple[str, ...] | None:
+        """Return the identity of the best template, None if there is none.
+
+        Raises
+        ------
+        NoTemplate, InputUnavailable
+            As `find`.
+        """
+        _, usable = self._choices(request)
+        return _identity(usable[0].record) if usable else None
+
+    def _choices(self, request: TemplateRequest) -> tuple[list[_Considered], list[_Considered]]:
+        """Return all templates, and those that may be taken, the best first."""
         if request.wcs is None:
             raise NoTemplate(
                 f"the exposure has no WCS, so no template in {self._folder} can be placed on it; "
@@ -76,15 +100,7 @@ class DirectoryTemplates:
         frame = Frame.of(request.wcs, request.shape)
         considered = [self._consider(record, frame, request) for record in records]
         usable = sorted((c for c in considered if c.refused is None), key=_preference(request))
-        failures: dict[str, str] = {}
-        for choice in usable:
-            try:
-                return self._load(choice)
-            except ExposureError as error:
-                # Replaced or removed since it was indexed, or bad pixels behind a good header.
-                logger.warning("template left out: %s", error)
-                failures[choice.record.name] = str(error)
-        raise NoTemplate(self._why(frame, request, considered, failures))
+        return considered, usable
 
     def _consider(
         self, record: TemplateRecord, frame: Frame, request: TemplateRequest
@@ -103,6 +119,7 @@ class DirectoryTemplates:
 
     def _load(self, choice: _Considered) -> Template:
         record = choice.record
+        identity = _identity(record)  # before the pixels, which may change meanwhile
         planes = record.siblings
         image = read_image(
             record.path,
@@ -125,16 +142,17 @@ class DirectoryTemplates:
                 mjd_last=facts.mjd_mid,
                 n_frames=record.n_frames,
             ),
+            identity=identity,
         )
 
     def _why(
         self,
-        frame: Frame,
         request: TemplateRequest,
         considered: list[_Considered],
         failures: dict[str, str],
     ) -> str:
-        ra, dec = frame.position
+        assert request.wcs is not None
+        ra, dec = Frame.of(request.wcs, request.shape).position
         band = f"band {request.band}" if request.band else "any band"
         parts = [
             f"no template in {self._folder} for RA {ra:.4f} Dec {dec:+.4f}, {band}: "
@@ -181,6 +199,20 @@ def _preference(request: TemplateRequest):  # type: ignore[no-untyped-def]
         )
 
     return key
+
+
+def _identity(record: TemplateRecord) -> tuple[str, ...]:
+    """Return what tells the files of a template, as they are now, from others; empty if gone."""
+    planes = record.siblings
+    parts = [f"HDU {record.hdu}"]
+    for path in (record.path, planes.mask, planes.weight, planes.variance):
+        if path is not None:
+            try:
+                stat = os.stat(path)
+            except OSError:
+                return ()
+            parts.append(f"{os.path.abspath(path)} {stat.st_mtime_ns} {stat.st_size}")
+    return tuple(parts)
 
 
 def _same_file(one: str, other: str) -> bool:

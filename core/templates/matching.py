@@ -18,6 +18,7 @@ from core.stars import SourceList, find_sources, select_stars
 from core.templates.template import Template
 
 MARGIN = 40  # pixels of the template kept around the exposure
+KERNEL_SHIFT = 0.5  # pixels per axis that are left to the matching kernel
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,52 @@ class GriddedTemplate:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Projection:
+    """A template on a pixel grid, before it is compared with one exposure of that grid.
+
+    Attributes
+    ----------
+    image : Image
+        Data without sky, variance, mask, and the PSF as it is on the grid.
+    places : SourceList
+        Its sources, where its own astrometry puts them on the grid.
+    seeing : float
+        Seeing of its stars in pixels of the grid.
+    moved : tuple of float
+        (dx, dy) of the stars of the exposure that it was projected for, taken out of the pixels:
+        what ``places`` puts at (x, y) lies at (x - dx, y - dy).
+    notes : tuple of str
+        What a person should know.
+    """
+
+    image: Image
+    places: SourceList
+    seeing: float
+    moved: tuple[float, float]
+    notes: tuple[str, ...] = ()
+
+    def shift_to(self, science: Image, science_sources: SourceList) -> Registration:
+        """Measure where the stars of an exposure on this grid lie."""
+        return _shift_between(science_sources, self.places, self.seeing, science)
+
+    def still_fits(self, found: Registration) -> bool:
+        """Return whether what is left of a shift is no more than the matching kernel takes up."""
+        left = max(abs(found.dx - self.moved[0]), abs(found.dy - self.moved[1]))
+        return found.matched == 0 or left <= KERNEL_SHIFT
+
+    def matched(self, found: Registration) -> GriddedTemplate:
+        """Return it as it lies against one exposure."""
+        notes = list(self.notes)
+        dx, dy = (found.dx, found.dy) if found.matched else self.moved
+        if found.matched == 0:
+            notes.append("too few common stars: the template's position was not checked")
+        psf = self.image.psf
+        assert psf is not None
+        sources = replace(self.places, x=self.places.x - dx, y=self.places.y - dy)
+        return GriddedTemplate(self.image, psf.fwhm, sources, (dx, dy), found.rms, tuple(notes))
+
+
 def to_science_grid(
     template: Template, science: Image, science_sources: SourceList, *, threads: int = 1
 ) -> GriddedTemplate:
@@ -74,6 +121,14 @@ def to_science_grid(
     core.errors.NoTemplate
         If nothing of the template lies on the science frame.
     """
+    projection, found = project(template, science, science_sources, threads=threads)
+    return projection.matched(found)
+
+
+def project(
+    template: Template, science: Image, science_sources: SourceList, *, threads: int = 1
+) -> tuple[Projection, Registration]:
+    """Do the work of `to_science_grid`; return what can serve other exposures, and the shift."""
     native = template.image if template.on_grid else _cropped(template.image, science)
     sky = measure_sky(native)
     native = with_noise(native, sky)
@@ -87,9 +142,7 @@ def to_science_grid(
         places, scale = _on_grid(sources, native.wcs, science.wcs)
     seeing = stars.fwhm * scale if np.isfinite(stars.fwhm) else science.facts.fwhm or 3.0
     notes = [] if np.isfinite(stars.fwhm) else ["no star on the template: its seeing is assumed"]
-    found = _shift_between(science_sources, places, max(seeing, science.facts.fwhm or 3.0), science)
-    if found.matched == 0:
-        notes.append("too few common stars: the template's position was not checked")
+    found = _shift_between(science_sources, places, seeing, science)
     if template.on_grid:
         image = _moved_by_pixels(native, round(found.dx), round(found.dy))
     else:
@@ -99,10 +152,7 @@ def to_science_grid(
         raise NoTemplate(f"template {native.name} has no usable pixel on the exposure")
     dx, dy = (round(found.dx), round(found.dy)) if template.on_grid else (found.dx, found.dy)
     psf = _psf_on_grid(image, places, (dx, dy), seeing)
-    places = replace(places, x=places.x - found.dx, y=places.y - found.dy)
-    return GriddedTemplate(
-        replace(image, psf=psf), psf.fwhm, places, (found.dx, found.dy), found.rms, tuple(notes)
-    )
+    return Projection(replace(image, psf=psf), places, seeing, (dx, dy), tuple(notes)), found
 
 
 def _psf_on_grid(
@@ -118,9 +168,9 @@ def _psf_on_grid(
 def _shift_between(
     science: SourceList, template: SourceList, fwhm: float, image: Image
 ) -> Registration:
-    """Register on the clean bright sources of both."""
+    """Register on the clean bright sources of both; ``fwhm`` is the template's."""
     ours, theirs = _brightest(science, image.shape), _brightest(template, image.shape)
-    return register(ours, theirs, fwhm, image.shape)
+    return register(ours, theirs, max(fwhm, image.facts.fwhm or 3.0), image.shape)
 
 
 def _brightest(sources: SourceList, shape: tuple[int, int], limit: int = 1500) -> Places:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,10 @@ class Template:
     origin : ndarray of uint8 or uint16, shape (ny, nx), or None
         Index into ``sources`` of what contributes most to each pixel; the largest number of the
         type where nothing does. None where there is a single source.
+    identity : tuple of str
+        All that determines the pixels: names of files with their sizes and times of change, or
+        survey, release and cells. Empty where it is not known; what is projected of such a
+        template is not kept.
     """
 
     image: Image
@@ -72,6 +76,7 @@ class Template:
     on_grid: bool = False
     sources: tuple[str, ...] = ()
     origin: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | None = None
+    identity: tuple[str, ...] = ()
 
 
 class TemplateProvider(Protocol):
@@ -91,5 +96,23 @@ class TemplateProvider(Protocol):
             If none covers the exposure; the message says what was looked at.
         core.errors.InputUnavailable
             If the source of templates cannot be reached now.
+        """
+        ...
+
+
+@runtime_checkable
+class Identifying(Protocol):
+    """A provider that can tell which template it would give without reading its pixels."""
+
+    def identify(self, request: TemplateRequest) -> tuple[str, ...] | None:
+        """Return the `Template.identity` that `TemplateProvider.find` would give, None if unknown.
+
+        It is only a guess of what to look up; nothing is kept under it that is not of this
+        identity.
+
+        Raises
+        ------
+        core.errors.NoTemplate, core.errors.InputUnavailable
+            As ``find`` would.
         """
         ...

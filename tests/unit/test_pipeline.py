@@ -19,6 +19,7 @@ from core.pipeline import PipelineSettings, process
 from core.simulate import SimulatedExposure, SurveySettings, simulate_survey
 from core.subtraction import sfft
 from core.subtraction.verdict import QualityLimits
+from core.templates.cache import TemplateCache
 from core.templates.directory import DirectoryTemplates
 from core.templates.single import SingleTemplate
 
@@ -142,7 +143,25 @@ def test_zero_point_of_the_template_goes_over_with_the_kernel(
 
 
 def test_a_replay_is_the_same_to_the_last_bit(night: Night, result: ExposureResult) -> None:
-    again = night.run()
+    assert_alike(result, night.run())
+
+
+def test_a_template_that_was_kept_changes_nothing(
+    night: Night, result: ExposureResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = TemplateCache(tmp_path)
+    for _ in range(2):
+        again = process(night.exposure, night.templates, PipelineSettings(), cache=cache)
+        assert_alike(result, again)
+        assert again.notes == result.notes
+        assert again.template == result.template
+        assert list(again.seconds) == STAGES
+        # the second time, neither the template's file nor a projection is needed
+        monkeypatch.delattr("core.templates.directory.read_image", raising=False)
+        monkeypatch.delattr("core.templates.projected.project", raising=False)
+
+
+def assert_alike(result: ExposureResult, again: ExposureResult) -> None:
     assert len(again.candidates) == len(result.candidates) > 0
     for one, other in zip(result.candidates, again.candidates, strict=True):
         assert replace(one, cutouts=other.cutouts) == other
@@ -150,6 +169,8 @@ def test_a_replay_is_the_same_to_the_last_bit(night: Night, result: ExposureResu
             np.testing.assert_array_equal(
                 getattr(one.cutouts, stamp), getattr(other.cutouts, stamp)
             )
+    assert result.quality is not None
+    assert again.quality is not None
     assert replace(result.quality, seconds=0) == replace(again.quality, seconds=0)
 
 

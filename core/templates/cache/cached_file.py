@@ -45,3 +45,7 @@ class FileCache(Protocol):
     ) -> AbstractContextManager[CachedFile]:
         """See `core.templates.cache.TemplateCache.entry`."""
         ...
+
+    def forget(self, key: CacheKey, *, deadline: Deadline | None = None) -> bool:
+        """See `core.templates.cache.TemplateCache.forget`."""
+        ...

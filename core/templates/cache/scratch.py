@@ -57,3 +57,7 @@ class NoCache:
         """Make the file; ``deadline`` is the maker's own concern."""
         with made_in_scratch(key, make) as made:
             yield made
+
+    def forget(self, key: CacheKey, *, deadline: Deadline | None = None) -> bool:
+        """Do nothing: nothing is kept."""
+        return True

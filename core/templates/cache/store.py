@@ -24,7 +24,7 @@ from core.templates.cache.inventory import (
     statistics_of,
 )
 from core.templates.cache.key import CacheKey
-from core.templates.cache.layout import Place
+from core.templates.cache.layout import Place, Stored
 from core.templates.cache.locks import LockTimeout, exclusive, is_at, release, try_lock
 from core.templates.cache.scratch import made_in_scratch
 from core.templates.cache.sidecar import DamagedEntry, Sidecar, checksum_of, verify_file
@@ -122,6 +122,16 @@ class TemplateCache:
             return Pruned()
         limit = self.max_bytes if max_bytes is None else max_bytes
         return self.ledger.prune(limit, deadline)
+
+    def forget(self, key: CacheKey, *, deadline: Deadline | None = None) -> bool:
+        """Remove an entry, unless somebody uses it; return whether it is gone."""
+        place = Place.of(self.folder, key)
+        stored = Stored(key.kind, key.digest, place.data.parent, place.data, place.sidecar, 0, 0.0)
+        try:
+            return self.ledger.remove(stored, deadline)
+        except (OSError, LockTimeout) as error:
+            logger.debug("%s is not removed: %s", place.data, error)
+            return False
 
     def entries(self) -> Iterator[CacheEntry]:
         """Describe what is kept, the least recently used first."""
