@@ -1,0 +1,79 @@
+"""Which HiPS is to be the template of which band."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from core.asinh import AsinhScale
+
+_PANSTARRS = re.compile(r"pan[-_ ]?starrs", re.IGNORECASE)
+
+HIPS_ASINH = AsinhScale(offset=0.0, soften=1.0)
+"""The Pan-STARRS HiPS of CDS hold the asinh-scaled pixels of the stacks, without the two numbers of
+their scale, which differ from sky cell to sky cell. Ones that are close to none (0 and 1) make the
+fluxes linear within a cell; their zero point is not known."""
+
+
+def is_asinh(name: str) -> bool:
+    """Return whether a HiPS of this name is known to have asinh-scaled pixels: Pan-STARRS."""
+    return _PANSTARRS.search(name) is not None
+
+
+@dataclass(frozen=True)
+class HipsSurvey:
+    """A HiPS as a source of templates.
+
+    Attributes
+    ----------
+    hips : str or None
+        Identifier for hips2fits, such as ``CDS/P/DSS2/red``; None: only the tree is read.
+    tree : str or None
+        Folder or URL of its tree; None: only hips2fits is asked.
+    band : str or None
+        Whose template it is; None: of any band for which there is no other.
+    pixel_scale : float or None
+        Size in arcseconds of the pixels of the survey's images, which the values are fluxes in.
+        None: what the ``properties`` of the tree say, else the size of its finest pixels.
+    zero_point : float or None
+        AB magnitude of a flux of 1 in one pixel of the survey's images.
+    saturation : float or None
+        From which value on stars are saturated.
+    asinh : bool or None
+        Whether the values are asinh-scaled, as in the HiPS of Pan-STARRS; None: told by the name.
+
+    Raises
+    ------
+    ValueError
+        If neither tree nor identifier is given, or a zero point of an unknown pixel.
+    """
+
+    hips: str | None = None
+    tree: str | None = None
+    band: str | None = None
+    pixel_scale: float | None = None
+    zero_point: float | None = None
+    saturation: float | None = None
+    asinh: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.hips and not self.tree:
+            raise ValueError("a HiPS survey needs an identifier for hips2fits, or a tree")
+        if self.pixel_scale is not None and not 0 < self.pixel_scale < 3600:
+            raise ValueError(f"{self.label}: a pixel scale of {self.pixel_scale} arcsec is no size")
+        if self.zero_point is not None and self.pixel_scale is None and self.hips:
+            raise ValueError(
+                f"{self.label}: a zero point means nothing without the size of the survey's "
+                "pixels; give pixel_scale too"
+            )
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages and records."""
+        return self.hips or self.tree or ""
+
+    @property
+    def scale_of_pixels(self) -> AsinhScale | None:
+        """How to make the values linear; None where they are."""
+        asinh = is_asinh(f"{self.hips} {self.tree}") if self.asinh is None else self.asinh
+        return HIPS_ASINH if asinh else None

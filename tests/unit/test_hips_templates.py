@@ -1,0 +1,582 @@
+"""Templates from HiPS: a known sky, written as tiles or asked of hips2fits, and found again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import Galactic, SkyCoord
+from astropy.io import fits
+from astropy_healpix import HEALPix
+from reproject import reproject_interp
+from reproject.hips import reproject_to_hips
+from scipy.ndimage import binary_dilation
+
+from core.asinh import AsinhScale
+from core.celestial import from_icrs
+from core.deadline import Deadline
+from core.errors import ForbiddenAddress, InputUnavailable, NoTemplate
+from core.image import Image, MaskBit
+from core.resample import resample
+from core.tangent import TangentGrid
+from core.templates.cache import NoCache, TemplateCache
+from core.templates.fetching import Fetcher, FetchPolicy
+from core.templates.hips import HipsLimits, HipsTemplates
+from core.templates.hips2fits import Hips2Fits
+from core.templates.hips_properties import HipsProperties
+from core.templates.hips_survey import HipsSurvey
+from core.templates.template import TemplateRequest
+from tests.archive.hips import Hips2FitsService, StarField, write_hips, write_properties
+from tests.archive.server import ArchiveServer
+from tests.shared_data import shared_data
+
+ORDER, WIDTH = 11, 128  # pixels of 0.805 arcsec
+SCALE = 1.0
+SHAPE = (220, 240)
+LEVEL = 100.0
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[ArchiveServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ArchiveServer() as server:
+        yield server
+
+
+def exposure(
+    ra: float = 150.0,
+    dec: float = 2.0,
+    *,
+    angle: float = 0.0,
+    mirrored: bool = False,
+    scale: float = SCALE,
+    shape: tuple[int, int] = SHAPE,
+) -> TemplateRequest:
+    centre = ((shape[1] - 1) / 2, (shape[0] - 1) / 2)
+    wcs = TangentGrid(ra, dec, scale / 3600, angle, shape, centre).wcs
+    if mirrored:
+        wcs.wcs.cd = wcs.wcs.cd @ np.diag([-1, 1])
+        wcs.wcs.set()
+    return TemplateRequest(wcs, shape, "r")
+
+
+def sky_at(
+    ra: float = 150.0,
+    dec: float = 2.0,
+    *,
+    radius: float = 0.04,
+    number: int = 40,
+    **facts: object,
+) -> StarField:
+    # The survey's pixels are neither those of the exposure nor those of the HiPS.
+    values = {"sigma": 1.3, "pixel": 0.6, "level": LEVEL} | facts
+    return StarField.random(ra, dec, radius, number, **values)
+
+
+def measured(image: Image, sky: StarField, level: float) -> np.ndarray:
+    """Return found over true flux of the stars that stand alone, in 7 sigma apertures."""
+    scale = 3600 * np.sqrt(abs(np.linalg.det(image.wcs.pixel_scale_matrix)))
+    radius = 7 * sky.sigma / scale
+    x, y = from_icrs(image.wcs, sky.ra, sky.dec)
+    ny, nx = image.shape
+    ratios = []
+    for k in range(len(x)):
+        apart = np.hypot(x - x[k], y - y[k])
+        apart[k] = np.inf
+        if not (radius < x[k] < nx - radius and radius < y[k] < ny - radius):
+            continue
+        if apart.min() < 2 * radius:
+            continue
+        rows, columns = np.ogrid[:ny, :nx]
+        inside = np.hypot(columns - x[k], rows - y[k]) < radius
+        if image.mask[inside].any():
+            continue
+        ratios.append((image.data[inside] - level).sum(dtype=float) / sky.flux[k])
+    assert len(ratios) >= 3
+    return np.array(ratios)
+
+
+def local(folder: Path, **facts: object) -> HipsTemplates:
+    return HipsTemplates([HipsSurvey(tree=str(folder), band="r", **facts)])  # type: ignore[arg-type]
+
+
+PLACES = [
+    (150.0, 2.0, 0.0, False, "equatorial"),
+    (150.0, 2.0, 33.0, True, "galactic"),
+    (0.0, 20.0, 30.0, False, "equatorial"),  # across RA 0
+    (30.0, 89.99, 0.0, False, "galactic"),  # the pole lies on the exposure
+    (200.0, -89.99, 10.0, True, "galactic"),
+]
+
+
+@pytest.mark.parametrize(("ra", "dec", "angle", "mirrored", "frame"), PLACES)
+def test_fluxes_and_places_of_stars_come_through(
+    tmp_path: Path, ra: float, dec: float, angle: float, mirrored: bool, frame: str
+) -> None:
+    request, sky = exposure(ra, dec, angle=angle, mirrored=mirrored), sky_at(ra, dec)
+    write_hips(
+        tmp_path, sky, request.wcs, SHAPE, order=ORDER, width=WIDTH, frame=frame, padded=False
+    )
+    template = local(tmp_path).find(request)
+    image = template.image
+    pixel = template.image.wcs.pixel_scale_matrix
+    area = abs(np.linalg.det(pixel)) * 3600**2
+    # On its own grid: as exact as float32 and a kernel of six pixels can be.
+    level = LEVEL * area / sky.pixel**2
+    np.testing.assert_allclose(measured(image, sky, level), 1.0, atol=5e-4)
+    # On the exposure's grid: the true sky, pixel by pixel, to 2 % of the brightest star's peak.
+    gridded = resample(image, request.wcs, SHAPE)
+    per_pixel = SCALE**2 / sky.pixel**2
+    truth = sky.image(request.wcs, SHAPE) * per_pixel
+    assert not gridded.mask.any()
+    np.testing.assert_allclose(gridded.data, truth, atol=0.02 * truth.max())
+    np.testing.assert_allclose(measured(gridded, sky, LEVEL * per_pixel), 1.0, atol=4e-3)
+    assert template.facts.overlap == 1.0
+    assert template.facts.provider == "hips"
+    assert not template.on_grid
+
+
+def test_fluxes_come_through_on_the_seams_of_the_faces(tmp_path: Path) -> None:
+    for name, place in (("corner", (90.0, 41.81)), ("cap", (180.0, -60.0)), ("pole", (0.0, 90.0))):
+        request, sky = exposure(*place, angle=10.0), sky_at(*place)
+        folder = tmp_path / name
+        write_hips(folder, sky, request.wcs, SHAPE, order=ORDER, width=WIDTH)
+        image = local(folder).find(request).image
+        level = LEVEL * (image.wcs.pixel_scale_matrix[0] @ image.wcs.pixel_scale_matrix[0])
+        np.testing.assert_allclose(
+            measured(image, sky, level * 3600**2 / sky.pixel**2), 1.0, atol=0.02
+        )
+
+
+@pytest.mark.parametrize("scale", [0.35, 2.0, 5.0])
+def test_other_pixel_scales(tmp_path: Path, scale: float) -> None:
+    """Finer than the HiPS, and up to five times coarser: from coarser tiles, averages of four."""
+    coarser = max(scale, 1.0)
+    request = exposure(scale=scale, shape=(110, 120) if scale > 1 else SHAPE)
+    sky = sky_at(sigma=1.3 * coarser, radius=0.015 * coarser, number=8)
+    write_hips(
+        tmp_path, sky, request.wcs, request.shape, order=ORDER, width=WIDTH, lowest=ORDER - 3
+    )
+    template = local(tmp_path).find(request)
+    own = 3600 * np.sqrt(abs(np.linalg.det(template.image.wcs.pixel_scale_matrix)))
+    assert own == pytest.approx({0.35: 0.805, 2.0: 1.61, 5.0: 3.22}[scale], rel=1e-3)
+    gridded = resample(template.image, request.wcs, request.shape)
+    truth = LEVEL * scale**2 / sky.pixel**2
+    assert np.median(gridded.data) == pytest.approx(truth, rel=1e-4)
+    if scale > 1:
+        np.testing.assert_allclose(measured(gridded, sky, truth), 1.0, atol=0.01)
+
+
+def test_a_tree_made_by_reproject_is_read(tmp_path: Path) -> None:
+    request, sky = exposure(), sky_at(sigma=2.0)
+    shape = (420, 440)
+    wcs = exposure(scale=0.6, shape=shape).wcs  # the survey's own image
+    data = sky.image(wcs, shape)
+    folder = tmp_path / "made"
+    reproject_to_hips(
+        (data, wcs),
+        coord_system_out="galactic",
+        reproject_function=reproject_interp,
+        output_directory=str(folder),
+        level=ORDER,
+        tile_size=WIDTH,
+        order="bicubic",
+    )
+    template = local(folder, pixel_scale=0.6).find(request)
+    gridded = resample(template.image, request.wcs, SHAPE)
+    level = LEVEL * SCALE**2 / sky.pixel**2
+    np.testing.assert_allclose(measured(gridded, sky, level), 1.0, atol=0.01)
+    truth = sky.image(request.wcs, SHAPE) * SCALE**2 / sky.pixel**2
+    good = gridded.mask == 0
+    assert good.mean() > 0.9
+    np.testing.assert_allclose(gridded.data[good], truth[good], atol=0.02 * truth.max())
+
+
+def test_the_zero_point_is_that_of_the_surveys_pixels(tmp_path: Path) -> None:
+    request, sky = exposure(), sky_at()
+    write_hips(tmp_path, sky, request.wcs, SHAPE, order=ORDER, width=WIDTH, s_pixel_scale=None)
+    one = local(tmp_path, zero_point=25.0, pixel_scale=0.6).find(request)
+    assert one.image.facts.zero_point == one.facts.zero_point == 25.0
+    assert one.image.facts.zero_point_origin == "survey"
+    # Without a size, the values count as fluxes in the finest pixels of the HiPS.
+    other = local(tmp_path).find(request)
+    ratio = np.median(other.image.data) / np.median(one.image.data)
+    assert ratio == pytest.approx(0.6**2 / 0.805192**2, rel=1e-4)
+    with pytest.raises(ValueError, match="give pixel_scale too"):
+        HipsSurvey(hips="CDS/P/x", zero_point=25.0)
+
+
+@pytest.mark.parametrize("bitpix", [16, 32])
+def test_whole_numbers_with_blank_and_scale(tmp_path: Path, bitpix: int) -> None:
+    request, sky = exposure(), sky_at()
+    write_hips(tmp_path, sky, request.wcs, SHAPE, order=ORDER, width=WIDTH)
+    as_floats = local(tmp_path).find(request).image
+    blank = -(2 ** (bitpix - 1))
+    for path in tmp_path.rglob("Npix*.fits"):
+        values = fits.getdata(path)
+        stored = np.rint((values - 30_000) / 2).clip(blank + 1).astype(f">i{bitpix // 8}")
+        stored[:10, :10] = blank
+        text = fits.Header(
+            {"SIMPLE": True, "BITPIX": bitpix, "NAXIS": 2, "NAXIS1": WIDTH, "NAXIS2": WIDTH}
+            | {"BSCALE": 2.0, "BZERO": 30_000.0, "BLANK": blank}
+        )
+        path.write_bytes(text.tostring().encode() + stored.tobytes())
+    as_integers = local(tmp_path).find(request).image
+    # Beside a hole, what is missing is made up for.
+    both = ~binary_dilation((as_floats.mask | as_integers.mask) != 0, iterations=4)
+    assert 0.02 < np.mean(as_integers.mask != 0) < 0.4
+    np.testing.assert_allclose(as_integers.data[both], as_floats.data[both], atol=4.0)
+
+
+def test_partial_cover_is_masked_or_refused(tmp_path: Path) -> None:
+    request = exposure()
+    sky = sky_at(covers=lambda ra, dec: ra > 150.005)
+    write_hips(tmp_path, sky, request.wcs, SHAPE, order=ORDER, width=WIDTH)
+    template = local(tmp_path).find(request)
+    assert template.facts.overlap == pytest.approx(0.5 - 0.005 * 3600 / 240, abs=0.03)
+    holes = (template.image.mask & MaskBit.NO_DATA) != 0
+    assert np.isfinite(template.image.data).all()
+    assert 0.4 < holes.mean() < 0.7
+    with pytest.raises(NoTemplate, match=r"covers 4\d % of the exposure, 80 % are needed"):
+        local(tmp_path).find(replace(request, min_overlap=0.8))
+
+
+def test_a_field_outside_names_what_was_looked_for(tmp_path: Path) -> None:
+    sky = sky_at()
+    write_hips(
+        tmp_path, sky, exposure().wcs, SHAPE, order=ORDER, width=WIDTH, moc_sky_fraction=0.25
+    )
+    with pytest.raises(
+        NoTemplate, match=r"none of its \d+ tiles of order 11 around RA 20\.0000 Dec"
+    ) as e:
+        local(tmp_path).find(exposure(20.0, -40.0))
+    assert "covers 25 % of the sky" in str(e.value)
+    assert not e.value.retriable
+
+
+@pytest.mark.parametrize("kind", ["truncated", "size", "rubbish"])
+def test_a_damaged_local_tile_is_masked(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    request, sky = exposure(), sky_at()
+    write_hips(tmp_path, sky, request.wcs, SHAPE, order=ORDER, width=WIDTH)
+    middle = HEALPix(2**ORDER, order="nested").lonlat_to_healpix
+    number = int(middle(150.0 * u.deg, 2.0 * u.deg))
+    path = next(tmp_path.rglob(f"Npix{number}.fits"))
+    body = path.read_bytes()
+    path.write_bytes(
+        {
+            "truncated": body[:9000],
+            "size": body.replace(b"=                  128", b"=                   64"),
+            "rubbish": b"<html>",
+        }[kind]
+    )
+    template = local(tmp_path).find(request)
+    assert np.mean(template.image.mask != 0) > 0.05
+    assert template.facts.overlap < 0.95
+    assert "tile left out" in caplog.text
+
+
+def test_bands_choose_the_survey(tmp_path: Path) -> None:
+    request, sky = exposure(), sky_at()
+    for name in ("r", "any"):
+        write_hips(tmp_path / name, sky, request.wcs, SHAPE, order=ORDER, width=WIDTH)
+    surveys = [
+        HipsSurvey(tree=str(tmp_path / "none"), band="g"),
+        HipsSurvey(tree=str(tmp_path / "any")),
+        HipsSurvey(tree=str(tmp_path / "r"), band="r"),
+    ]
+    assert HipsTemplates(surveys).find(request).facts.template_id.endswith("/r")
+    other = HipsTemplates(surveys).find(replace(request, band="z"))
+    assert other.facts.template_id.endswith("/any")
+    with pytest.raises(NoTemplate, match="no HiPS for band z: the settings have g"):
+        HipsTemplates(surveys[:1]).find(replace(request, band="z"))
+    with pytest.raises(NoTemplate, match="is no HiPS, it has no file 'properties'"):
+        HipsTemplates(surveys[:1]).find(replace(request, band="g"))
+    with pytest.raises(NoTemplate, match="no WCS"):
+        HipsTemplates(surveys).find(replace(request, wcs=None))
+
+
+def test_a_template_that_would_be_too_large_is_refused(tmp_path: Path) -> None:
+    write_properties(tmp_path, hips_order=20, hips_frame="equatorial")
+    provider = HipsTemplates([HipsSurvey(tree=str(tmp_path))], limits=HipsLimits(max_pixels=10_000))
+    with pytest.raises(NoTemplate, match="larger than the limit of 10000"):
+        provider.find(exposure())
+
+
+def test_saturated_stars_are_flagged(tmp_path: Path) -> None:
+    request, sky = exposure(), sky_at()
+    write_hips(tmp_path, sky, request.wcs, SHAPE, order=ORDER, width=WIDTH)
+    image = local(tmp_path, saturation=5_000.0).find(request).image
+    flagged = (image.mask & MaskBit.SATURATED) != 0
+    factor = 0.805192**2 / 0.6**2
+    assert flagged[(image.data > 5_000 * factor) & (image.mask & MaskBit.NO_DATA == 0)].all()
+    assert 0 < flagged.mean() < 0.02
+
+
+# Over HTTP
+
+
+def remote(archive: ArchiveServer, cache: object = None, **policy: object) -> HipsTemplates:
+    values = {"allowed_hosts": (archive.host,), "backoff_seconds": 0.01, "timeout_seconds": 5.0}
+    fetcher = Fetcher(FetchPolicy(**{**values, **policy}))  # type: ignore[arg-type]
+    survey = HipsSurvey(tree=f"{archive.url}/hips/", band="r")
+    return HipsTemplates([survey], fetcher=fetcher, cache=cache or NoCache())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tree(archive: ArchiveServer, tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    write_hips(folder, sky_at(), exposure().wcs, SHAPE, order=ORDER, width=WIDTH, padded=False)
+    archive.tree("/hips", folder)
+    return folder
+
+
+def test_over_http_as_from_a_folder(archive: ArchiveServer, tree: Path) -> None:
+    near, far = local(tree).find(exposure()), remote(archive).find(exposure())
+    np.testing.assert_array_equal(near.image.data, far.image.data)
+    np.testing.assert_array_equal(near.image.mask, far.image.mask)
+    assert far.sources == (f"{archive.url}/hips",)
+
+
+def test_neighbouring_exposures_share_tiles(
+    archive: ArchiveServer, tree: Path, tmp_path: Path
+) -> None:
+    cache = TemplateCache(tmp_path / "cache")
+    provider = remote(archive, cache)
+    provider.find(exposure())
+    first = archive.count("/Npix")
+    assert archive.count("properties") == 1
+    archive.forget()
+    again = provider.find(exposure())
+    assert archive.count() == 0  # also the tiles that are not there are not asked for again
+    assert again.facts.overlap == 1.0
+    provider.find(exposure(150.02, 2.0, angle=20.0))
+    assert 0 < archive.count("/Npix") < 0.8 * first
+    asked = [request.path for request in archive.requests]
+    assert len(asked) == len(set(asked))
+
+
+def test_a_tile_that_cannot_be_fetched_is_no_hole(archive: ArchiveServer, tree: Path) -> None:
+    archive.fault("/Npix", status=503)
+    with pytest.raises(InputUnavailable, match="HTTP 503") as caught:
+        remote(archive, attempts=2).find(exposure())
+    assert caught.value.retriable
+
+
+def test_the_deadline_holds_for_all_tiles_together(archive: ArchiveServer, tree: Path) -> None:
+    archive.fault("/Npix", delay=0.4)
+    with pytest.raises(InputUnavailable, match="deadline"):
+        remote(archive).find(replace(exposure(), deadline=Deadline(1.0)))
+
+
+def test_trees_elsewhere_are_not_asked(archive: ArchiveServer, tree: Path) -> None:
+    survey = HipsSurvey(tree="http://elsewhere.example/hips")
+    fetcher = Fetcher(FetchPolicy((archive.host,)))
+    with pytest.raises(NoTemplate, match="not among those that the settings allow"):
+        HipsTemplates([survey], fetcher=fetcher).find(exposure())
+    with pytest.raises(NoTemplate, match="no archive may be asked"):
+        HipsTemplates([survey]).find(exposure())
+    with pytest.raises(ForbiddenAddress):
+        fetcher.get("http://elsewhere.example/", deadline=Deadline(1.0))
+
+
+# hips2fits
+
+
+def with_service(
+    archive: ArchiveServer, *endpoints: str, cache: object = None, **facts: object
+) -> HipsTemplates:
+    values = {"hips": "CDS/P/made/r", "band": "r", "pixel_scale": 0.6} | facts
+    return HipsTemplates(
+        [HipsSurvey(**values)],  # type: ignore[arg-type]
+        fetcher=Fetcher(FetchPolicy((archive.host,), attempts=2, backoff_seconds=0.01)),
+        cache=cache or NoCache(),  # type: ignore[arg-type]
+        endpoints=endpoints,
+    )
+
+
+@pytest.mark.parametrize(("ra", "dec", "angle", "mirrored", "frame"), PLACES)
+def test_hips2fits_gives_the_same(
+    archive: ArchiveServer, ra: float, dec: float, angle: float, mirrored: bool, frame: str
+) -> None:
+    sky = sky_at(ra, dec)
+    endpoint = Hips2FitsService({"CDS/P/made/r": sky}).at(archive)
+    request = exposure(ra, dec, angle=angle, mirrored=mirrored)
+    template = with_service(archive, endpoint, zero_point=24.0).find(request)
+    gridded = resample(template.image, request.wcs, SHAPE)
+    level = LEVEL * SCALE**2 / sky.pixel**2
+    assert not gridded.mask.any()
+    np.testing.assert_allclose(measured(gridded, sky, level), 1.0, atol=4e-3)
+    assert template.image.facts.zero_point == 24.0
+    assert template.facts.template_id == "CDS/P/made/r"
+
+
+def test_the_second_host_answers_when_the_first_does_not(archive: ArchiveServer) -> None:
+    service = Hips2FitsService({"CDS/P/made/r": sky_at()})
+    first, second = service.at(archive, "/first"), service.at(archive, "/second")
+    for fault in ({"status": 503}, {"html": True}, {"cut_file": 5000}, {"break_off": 10}):
+        archive.mend()
+        archive.forget()
+        archive.fault("/first", **fault)
+        template = with_service(archive, first, second).find(exposure())
+        assert template.facts.overlap == 1.0
+        assert (archive.count("/first"), archive.count("/second")) == (2, 1)
+
+
+def test_a_slow_host_leaves_time_for_the_other(archive: ArchiveServer) -> None:
+    service = Hips2FitsService({"CDS/P/made/r": sky_at()})
+    first, second = service.at(archive, "/first"), service.at(archive, "/second")
+    archive.fault("/first", delay=30)
+    request = replace(exposure(), deadline=Deadline(6.0))
+    assert with_service(archive, first, second).find(request).facts.overlap == 1.0
+
+
+def test_an_answer_of_another_size_is_not_taken(archive: ArchiveServer) -> None:
+    service = Hips2FitsService({"CDS/P/made/r": sky_at()})
+    right = service.at(archive, "/right")
+    archive.route(
+        "/wrong",
+        lambda request: service(
+            replace(
+                request,
+                query={
+                    **request.query,
+                    "wcs": request.query["wcs"].replace('"NAXIS1": ', '"NAXIS1": 1'),
+                },
+            )
+        ),
+    )
+    with pytest.raises(InputUnavailable, match=r"answered with \d+ x \d+ pixels instead of"):
+        with_service(archive, archive.url + "/wrong").find(exposure())
+    with_service(archive, archive.url + "/wrong", right).find(exposure())
+
+
+def test_the_service_says_what_it_does_not_like(archive: ArchiveServer) -> None:
+    endpoint = Hips2FitsService({}).at(archive)
+    with pytest.raises(NoTemplate, match="Unknown HiPS: CDS/P/made/r") as caught:
+        with_service(archive, endpoint, endpoint).find(exposure())
+    assert archive.count() == 1
+    assert not caught.value.retriable
+
+
+def test_nobody_answers(archive: ArchiveServer) -> None:
+    archive.fault(status=502)
+    with pytest.raises(InputUnavailable, match="no host answered") as caught:
+        with_service(archive, archive.url + "/a", archive.url + "/b").find(exposure())
+    assert caught.value.retriable
+
+
+def test_large_images_come_in_strips(archive: ArchiveServer) -> None:
+    sky = sky_at()
+    endpoint = Hips2FitsService({"x": sky}, max_pixels=15_000).at(archive)
+    service = Hips2Fits(Fetcher(FetchPolicy((archive.host,))), (endpoint,), max_pixels=15_000)
+    request = exposure()
+    data = service.image("x", request.wcs, SHAPE, Deadline(30.0))
+    assert archive.count() == 4
+    np.testing.assert_allclose(data, sky.image(request.wcs, SHAPE), rtol=1e-4)
+
+
+def test_repeated_pointings_share_a_cut_out(archive: ArchiveServer, tmp_path: Path) -> None:
+    sky = sky_at()
+    endpoint = Hips2FitsService({"CDS/P/made/r": sky}).at(archive)
+    provider = with_service(archive, endpoint, cache=TemplateCache(tmp_path))
+    for k in range(4):
+        provider.find(exposure(150.0 + k * 1e-4, 2.0, angle=0.2 * k))
+    assert archive.count() <= 2
+
+
+def test_the_tree_comes_first_and_the_service_when_it_is_down(
+    archive: ArchiveServer, tree: Path
+) -> None:
+    endpoint = Hips2FitsService({"CDS/P/made/r": sky_at()}).at(archive)
+    provider = with_service(archive, endpoint, tree=f"{archive.url}/hips")
+    provider.find(exposure())
+    assert archive.count("hips2fits") == 0
+    archive.fault("/hips/", status=500)
+    assert provider.find(exposure()).sources == ("CDS/P/made/r",)
+    assert archive.count("hips2fits") == 1
+    archive.mend()
+    # A field that the tree does not cover is not asked for once more.
+    with pytest.raises(NoTemplate, match="none of its"):
+        provider.find(exposure(20.0, 40.0))
+    assert archive.count("hips2fits") == 1
+
+
+# Pan-STARRS
+
+STORED = AsinhScale(0.0, 1.0)
+
+
+@pytest.mark.parametrize("way", ["tree", "service"])
+@pytest.mark.parametrize("scale", [0.85, 3.3])
+def test_asinh_scaled_surveys_are_made_linear_first(
+    archive: ArchiveServer, tmp_path: Path, way: str, scale: float
+) -> None:
+    """Averages of logarithms are not logarithms of averages: fluxes would be off by 10 %."""
+    encode: Callable[[np.ndarray], np.ndarray] = STORED.stored
+    request = exposure(scale=scale, shape=(110, 120))
+    sky = sky_at(sigma=1.3 * scale, level=20.0, radius=0.015 * scale, number=8)
+    if way == "tree":
+        write_hips(
+            tmp_path, sky, request.wcs, request.shape, order=ORDER, width=WIDTH, lowest=ORDER - 2,
+            encode=encode, creator_did="ivo://CDS/P/PanSTARRS/DR1/r",
+        )  # fmt: skip
+        shutil.copytree(tmp_path, tmp_path.parent / "panstarrs-r", dirs_exist_ok=True)
+        provider = local(tmp_path.parent / "panstarrs-r", pixel_scale=0.6)
+    else:
+        name = "CDS/P/PanSTARRS/DR1/r"
+        service = Hips2FitsService({name: sky}, {name: encode})
+        provider = with_service(archive, service.at(archive), hips=name)
+    gridded = resample(provider.find(request).image, request.wcs, request.shape)
+    level = 20.0 * scale**2 / sky.pixel**2
+    atol = 0.01 if way == "tree" or scale < 1 else 0.05
+    np.testing.assert_allclose(measured(gridded, sky, level), 1.0, atol=atol)
+
+
+def test_asinh_is_told_by_the_name_and_can_be_overruled() -> None:
+    assert HipsSurvey(hips="CDS/P/PanSTARRS/DR1/r").scale_of_pixels is not None
+    assert HipsSurvey(hips="CDS/P/PanSTARRS/DR1/r", asinh=False).scale_of_pixels is None
+    assert HipsSurvey(hips="CDS/P/DSS2/red").scale_of_pixels is None
+    assert HipsSurvey(hips="CDS/P/DSS2/red", asinh=True).scale_of_pixels is not None
+    with pytest.raises(ValueError, match="needs an identifier"):
+        HipsSurvey()
+
+
+# Real tiles
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("survey", "number", "frame"),
+    [("DSS2Red", 449, "icrs"), ("Planck-HFI143", 281, "galactic"), ("IRAC4", 297, "galactic")],
+)
+def test_real_tiles_over_http(archive: ArchiveServer, survey: str, number: int, frame: str) -> None:
+    archive.tree("/hips", shared_data("hips_tiles") / survey)
+    healpix = HEALPix(8, order="nested", frame=Galactic() if frame == "galactic" else None)
+    if frame == "galactic":
+        place = healpix.healpix_to_skycoord(number).icrs
+    else:
+        lon, lat = healpix.healpix_to_lonlat(number)
+        place = SkyCoord(lon, lat, frame="icrs")
+    request = exposure(place.ra.deg, place.dec.deg, angle=30.0, scale=60.0, shape=(150, 150))
+    template = remote(archive).find(request)
+    image = template.image
+    assert template.facts.overlap > 0.6
+    assert np.isfinite(image.data).all()
+    good = image.mask == 0
+    assert np.ptp(image.data[good]) > 0
+
+
+@pytest.mark.data
+def test_real_pictures_are_refused_in_one_sentence() -> None:
+    folder = shared_data("hips_tiles") / "2MASS6XH"
+    text = (folder / "properties").read_text().replace("png jpeg fits", "png jpeg")
+    assert "png jpeg" in text
+    with pytest.raises(NoTemplate, match=r"has only pictures \(png, jpeg\), no FITS tiles"):
+        HipsProperties.parse(text, "2MASS")
