@@ -14,6 +14,7 @@ from astropy.io.fits import Header
 from astropy.io.fits.verify import VerifyError
 from astropy.wcs import WCS
 
+from core.asinh import AsinhScale
 from core.errors import InvalidEvent, QualityRejected, UnusableInput
 from core.exposure import Exposure
 from core.fitsfile import FitsFile, Hdu, card, open_fits
@@ -155,7 +156,7 @@ def read_image(
             scheme = scheme_of(side[1].header, side[0].primary)
             flags |= decode_mask(side[0].pixels(side[1]), scheme)
         else:
-            plane = side[0].pixels(side[1]).astype(np.float32)
+            plane = _linear(side[0].pixels(side[1]), side[1].header).astype(np.float32)
             noise = _variance_from(source, plane)
             break
     else:
@@ -461,17 +462,9 @@ def _variance_from(source: str, plane: FloatImage) -> FloatImage:
 
 
 def _linear(stored: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
-    """Undo the asinh scaling of Pan-STARRS stacks.
-
-    The stacks are stored as ``a asinh((flux - BOFFSET) / (2 BSOFTEN))`` with ``a = 2.5 / ln 10``;
-    see "PS1 Stack images" of the Pan-STARRS archive's documentation.
-    """
-    soften, offset = card(header, "BSOFTEN"), card(header, "BOFFSET")
-    if not isinstance(soften, int | float) or not isinstance(offset, int | float):
-        return stored
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled = stored.astype(np.float64) * (np.log(10) / 2.5)
-        return (offset + 2 * soften * np.sinh(scaled)).astype(np.float32)
+    """Undo the asinh scaling of Pan-STARRS, where a header states one: each plane has its own."""
+    scale = AsinhScale.from_header(header)
+    return stored if scale is None else scale.linear(stored)
 
 
 def _fill(data: FloatImage, noise: FloatImage | None, flags: MaskImage, name: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from core.asinh import AsinhScale
 from core.errors import InputUnavailable, InvalidEvent, QualityRejected, UnusableInput
 from core.exposure import Exposure
 from core.image import MaskBit
@@ -293,6 +294,16 @@ def test_panstarrs_asinh_pixels_become_linear(tmp_path):
     stored = 2.5 / np.log(10) * np.arcsinh((flux - offset) / (2 * soften))
     path = write(tmp_path / "a.fits", stored, tan_header(BSOFTEN=soften, BOFFSET=offset))
     np.testing.assert_allclose(read_image(path, max_pixels=LIMIT).data, flux, rtol=1e-5)
+
+
+def test_a_panstarrs_variance_is_on_a_scale_of_its_own(tmp_path):
+    variance = np.random.default_rng(5).uniform(10, 4000, (40, 50))
+    scale = AsinhScale(offset=40.0, soften=120.0)
+    header = tan_header(BSOFTEN=scale.soften, BOFFSET=scale.offset)
+    noise = write(tmp_path / "a.wt.fits", scale.stored(variance), header)
+    path = write(tmp_path / "a.fits", sky(), tan_header())
+    image = read_image(path, variance=noise, max_pixels=LIMIT)
+    np.testing.assert_allclose(image.variance, variance, rtol=1e-5)
 
 
 def test_a_missing_file_may_be_retried(tmp_path):
