@@ -36,8 +36,8 @@ class Mosaic:
     Attributes
     ----------
     image : Image
-        On the grid that was asked for. Pixels that no image covers are `MaskBit.NO_DATA`; one that
-        is flagged in every image that covers it has all their flags.
+        On the grid that was asked for. Pixels of which no image has data are `MaskBit.NO_DATA`; one
+        that is flagged in every image has all their flags.
     sources : tuple of str
         Names of the images that are in it.
     origin : ndarray of uint8 (uint16 for more than 255 images), shape (ny, nx), or None
@@ -226,7 +226,7 @@ def _combined(
             noise[box] += weight * np.sqrt(image.variance)
         else:
             noise[box] += weight * weight * image.variance
-        flags[box] |= np.where(here, image.mask, 0)
+        flags[box] |= image.mask & ~_NO_DATA
         covered[box] |= here
         first = weight > best[box]
         origin[box][first] = index
@@ -236,7 +236,8 @@ def _combined(
     data: FloatImage = np.asarray(total / safe, dtype=np.float32)
     spread = (noise / safe) ** 2 if shared_noise else noise / safe**2
     variance: FloatImage = np.asarray(spread, dtype=np.float32)
-    mask: MaskImage = np.where(good, 0, np.where(covered, flags, _NO_DATA)).astype(np.uint16)
+    flags |= np.where(covered, 0, _NO_DATA)
+    mask: MaskImage = np.where(good, 0, flags).astype(np.uint16)
     _take_flagged(placed, offsets, covered & ~good, data, variance, origin)
     empty = ~covered
     if empty.any() and covered.any():

@@ -1,0 +1,153 @@
+"""Fetching and reading the cells of a survey."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.deadline import Deadline
+from core.errors import NotInArchive, UnusableInput
+from core.templates.archive_files import ArchiveFiles
+from core.templates.cache import CacheKey
+from core.templates.cells import (
+    Cell,
+    CellFormat,
+    CellImage,
+    binned,
+    read_cell,
+    read_written_cell,
+    touches,
+    write_cell,
+)
+from core.templates.sky_places import Places
+
+logger = logging.getLogger(__name__)
+
+# Cells are fetched side by side and read one after the other: what silences the warnings of
+# astropy.io.fits meanwhile is the same for all threads, and so is the memory.
+_READING = threading.Lock()
+
+_BINNED_VERSION = "1"  # of how a binned cell is made; part of the key under which it is kept
+
+
+@dataclass(frozen=True)
+class CellLoader:
+    """Reads cells, some at a time.
+
+    Attributes
+    ----------
+    name : str
+        Of the survey; kinds of cache entries begin with it.
+    files : ArchiveFiles
+        What fetches and keeps.
+    workers : int
+        Cells at a time.
+    """
+
+    name: str
+    files: ArchiveFiles
+    workers: int = 2
+
+    def load(
+        self,
+        cells: Sequence[Cell],
+        layout: CellFormat,
+        around: Places,
+        bins: int,
+        deadline: Deadline,
+    ) -> tuple[list[CellImage], list[str]]:
+        """Read several cells.
+
+        Parameters
+        ----------
+        cells : sequence of Cell
+        layout : CellFormat
+            How they are stored.
+        around : (ra, dec)
+            Places on the frame; a cell is cut to them.
+        bins : int
+            Pixels of each axis that become one. Of binned cells only the binned pixels are kept.
+        deadline : Deadline
+
+        Returns
+        -------
+        images : list of CellImage
+            Those that lie on the frame.
+        missing : list of str
+            Cells that the archive does not have, or that cannot be read.
+
+        Raises
+        ------
+        core.errors.ArchiveUnavailable
+            If the archive does not answer.
+        """
+
+        def read(cell: Cell) -> CellImage | str | None:
+            try:
+                return self._load(cell, layout, around, bins, deadline)
+            except NotInArchive as error:
+                logger.info("%s: %s is missing: %s", self.name, cell.name, error)
+            except UnusableInput as error:
+                logger.warning("%s: %s cannot be used: %s", self.name, cell.name, error)
+            return cell.name
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            results = list(pool.map(read, cells))
+        images = [result for result in results if isinstance(result, CellImage)]
+        return images, [result for result in results if isinstance(result, str)]
+
+    def _load(
+        self, cell: Cell, layout: CellFormat, around: Places, bins: int, deadline: Deadline
+    ) -> CellImage | None:
+        try:
+            if bins == 1:
+                return self._load_native(cell, layout, around, deadline)
+            return self._load_binned(cell, layout, around, bins, deadline)
+        except NotInArchive:
+            if cell.otherwise is None:
+                raise
+        return self._load(cell.otherwise, layout, around, bins, deadline)
+
+    def _load_native(
+        self, cell: Cell, layout: CellFormat, around: Places, deadline: Deadline
+    ) -> CellImage | None:
+        kind = f"{self.name}-cell"
+        with ExitStack() as stack:
+            image = stack.enter_context(self.files.fits(cell.image, kind, deadline))
+            # A list may name a cell that only touches; its other planes need not be fetched.
+            with _READING:
+                if not touches(image, cell.name, layout, around):
+                    return None
+            others = [
+                stack.enter_context(self.files.fits(url, kind, deadline))
+                for url in (cell.noise, cell.mask)
+            ]
+            with _READING:
+                return read_cell((image, others[0], others[1]), cell.name, layout, around)
+
+    def _load_binned(
+        self, cell: Cell, layout: CellFormat, around: Places, bins: int, deadline: Deadline
+    ) -> CellImage | None:
+        def make(path: Path) -> Mapping[str, str]:
+            # Beside the file that is made, and gone afterwards: what is kept is the binned cell.
+            planes = [path.with_name(f"{path.name}.{n}.tmp") for n in range(3)]
+            try:
+                for url, plane in zip((cell.image, cell.noise, cell.mask), planes, strict=True):
+                    self.files.fetcher.download(url, plane, deadline=deadline)
+                with _READING:
+                    whole = read_cell((planes[0], planes[1], planes[2]), cell.name, layout)
+                    assert whole is not None  # nothing was cut
+                    write_cell(binned(whole, bins, layout), path)
+            finally:
+                for plane in planes:
+                    plane.unlink(missing_ok=True)
+            return {"url": cell.image, "bins": str(bins)}
+
+        key = CacheKey(f"{self.name}-binned", (_BINNED_VERSION, cell.image, str(bins)))
+        with self.files.cache.entry(key, make, deadline=deadline) as entry, _READING:
+            return read_written_cell(entry.path, cell.name, layout, around)

@@ -1,0 +1,256 @@
+"""Templates out of the cells of a survey: which are needed, fetched, and made one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_scales
+
+from core.bands import canonical_band
+from core.deadline import Deadline
+from core.errors import NoTemplate
+from core.exposure import TemplateFacts
+from core.templates.archive_files import ArchiveFiles
+from core.templates.cell_grid import covered_by, covered_share, native_grid
+from core.templates.cell_loading import CellLoader
+from core.templates.cells import Cell, CellFormat, CellImage
+from core.templates.index import Frame
+from core.templates.mosaic import mosaic
+from core.templates.sky_places import Places, grid_places, lattice_places, thinned
+from core.templates.template import Template, TemplateRequest
+
+_CHECKS = 33  # places along each axis of a frame at which its coverage is checked
+_ROUNDS = 6  # of asking again where something is not covered
+
+
+class CellSurvey(Protocol):
+    """A survey that is cut into cells."""
+
+    @property
+    def name(self) -> str:
+        """What the provider is called."""
+        ...
+
+    @property
+    def zero_point(self) -> float:
+        """AB magnitude of one unit of the templates made of it."""
+        ...
+
+    @property
+    def pixel_scale(self) -> float:
+        """Arcsec per pixel."""
+        ...
+
+    @property
+    def cell_size(self) -> float:
+        """Degrees from the middle of one cell to that of the next."""
+        ...
+
+    def format(self, band: str) -> CellFormat:
+        """Return how the cells of a band are stored."""
+        ...
+
+    def refusal(self, frame: Frame, band: str | None) -> str | None:
+        """Return why the survey cannot have a frame, as far as it is known without asking."""
+        ...
+
+    def cells(
+        self, places: Places, band: str, files: ArchiveFiles, deadline: Deadline
+    ) -> Iterable[Cell]:
+        """Return the cells that hold some places; none for a place outside the survey."""
+        ...
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The cells of a frame.
+
+    Attributes
+    ----------
+    cells : tuple of CellImage
+        At least one.
+    missing : tuple of str
+        Cells that the archive does not have, or that cannot be read.
+    """
+
+    cells: tuple[CellImage, ...]
+    missing: tuple[str, ...]
+
+
+class SurveyTemplates:
+    """Templates made of the cells of a survey.
+
+    The cells that an exposure needs are pasted onto the pixel grid of the one that covers most of
+    it; those of another projection are interpolated onto it. Where cells overlap they show the
+    same exposures, so that their noise is the same.
+
+    Parameters
+    ----------
+    survey : CellSurvey
+    files : ArchiveFiles
+        What fetches and keeps.
+    bands : mapping or None
+        Band of the exposure to band of the survey, where the names differ.
+    max_cells : int
+        An exposure that needs more is refused, before anything is fetched.
+    workers : int
+        Cells that are fetched and read at a time.
+    threads : int
+        For interpolation.
+    """
+
+    def __init__(
+        self,
+        survey: CellSurvey,
+        files: ArchiveFiles,
+        *,
+        bands: Mapping[str, str] | None = None,
+        max_cells: int = 64,
+        workers: int = 2,
+        threads: int = 1,
+    ) -> None:
+        self.survey = survey
+        self.files = files
+        self._bands = dict(bands or {})
+        self._max_cells = max_cells
+        self._loader = CellLoader(survey.name, files, workers)
+        self._threads = threads
+
+    @property
+    def name(self) -> str:
+        """What the provider is called in status records and packets."""
+        return self.survey.name
+
+    def find(self, request: TemplateRequest) -> Template:
+        """Return a mosaic around the exposure, in the survey's own pixels.
+
+        Where those are less than half as large as the exposure's, they are binned first.
+
+        Raises
+        ------
+        core.errors.NoTemplate
+            If the survey has too little of the exposure, or not its band.
+        core.errors.ArchiveUnavailable
+            If the archive does not answer.
+        """
+        if request.wcs is None:
+            raise NoTemplate(f"{self.name}: the exposure has no WCS; solve its astrometry first")
+        frame = Frame.of(request.wcs, request.shape)
+        band = self._band(request.band)
+        deadline = request.deadline or Deadline.never()
+        bins = max(1, int(_arcsec_per_pixel(request.wcs) / self.survey.pixel_scale / 2))
+        found = self.collect(frame, band, deadline, bins=bins)
+        wcs, shape = native_grid(found.cells, frame)
+        made = mosaic(
+            [cell.image for cell in found.cells],
+            wcs,
+            shape,
+            zero_point=self.survey.zero_point,
+            shared_noise=True,
+            threads=self._threads,
+        )
+        overlap = covered_share(made.image.mask, wcs, frame)
+        if overlap < request.min_overlap:
+            raise NoTemplate(
+                f"{self.name}: covers only {100 * overlap:.0f} % of the exposure, "
+                f"{100 * request.min_overlap:.0f} % are needed; "
+                f"{_counted(len(found.missing), 'cell')} missing"
+            )
+        facts = TemplateFacts(
+            provider=self.name,
+            template_id=f"{band} {made.image.name}",
+            band=band,
+            zero_point=self.survey.zero_point,
+            overlap=overlap,
+            n_frames=int(np.median([cell.n_frames for cell in found.cells])),
+        )
+        image = replace(made.image, facts=replace(made.image.facts, band=band))
+        return Template(image, facts, sources=made.sources, origin=made.origin)
+
+    def collect(self, frame: Frame, band: str, deadline: Deadline, *, bins: int = 1) -> Collected:
+        """Return all cells that lie on a frame, cut to it.
+
+        Parameters
+        ----------
+        frame : Frame
+        band : str
+            As the survey names it.
+        deadline : Deadline
+        bins : int
+            Pixels of each axis that become one. Of binned cells only the binned pixels are kept.
+
+        Raises
+        ------
+        core.errors.NoTemplate
+            If there are none.
+        core.errors.ArchiveUnavailable
+            If the archive does not answer.
+        """
+        refusal = self.survey.refusal(frame, band) or self._too_large(frame)
+        ra0, dec0 = frame.position
+        where = f"{self.name}: RA {ra0:.4f} Dec {dec0:+.4f}, band {band}"
+        if refusal:
+            raise NoTemplate(f"{where}: {refusal}")
+        checks = grid_places(frame, _CHECKS)
+        if checks[0].size == 0:
+            raise NoTemplate(f"{where}: the exposure's WCS puts none of it on the sky")
+        layout = self.survey.format(band)
+        known: set[str] = set()
+        read: list[CellImage] = []
+        missing: list[str] = []
+        places = lattice_places(frame, self.survey.cell_size / 2)
+        for _ in range(_ROUNDS):
+            cells = {
+                cell.name: cell
+                for cell in self.survey.cells(places, band, self.files, deadline)
+                if cell.name not in known
+            }
+            if not cells:
+                break
+            known |= set(cells)
+            if len(known) > self._max_cells:
+                raise NoTemplate(f"{where}: {self._too_many(len(known))}")
+            images, lost = self._loader.load(list(cells.values()), layout, checks, bins, deadline)
+            read += images
+            missing += lost
+            bare = ~covered_by(read, *checks)
+            if not bare.any():
+                break
+            places = thinned(checks[0][bare], checks[1][bare], self.survey.cell_size / 4)
+        if not read:
+            looked = f"{_counted(len(known), 'cell')} looked at" if known else "no cell is there"
+            gone = f", missing: {', '.join(missing[:3])}" if missing else ""
+            raise NoTemplate(f"{where}: {looked}{gone}")
+        return Collected(tuple(read), tuple(missing))
+
+    def _band(self, band: str | None) -> str:
+        if band is None:
+            raise NoTemplate(
+                f"{self.name}: the exposure's band is not known; state it in the event"
+            )
+        short = canonical_band(band) or band
+        return self._bands.get(band, self._bands.get(short, short))
+
+    def _too_large(self, frame: Frame) -> str | None:
+        scales = proj_plane_pixel_scales(frame.wcs.celestial)
+        area = float(np.prod(scales)) * frame.shape[0] * frame.shape[1]
+        number = area / self.survey.cell_size**2
+        return self._too_many(round(number)) if number > self._max_cells else None
+
+    def _too_many(self, number: int) -> str:
+        return (
+            f"the exposure needs about {number} cells, more than the limit of {self._max_cells}; "
+            "take a HiPS for so wide a field, or raise the limit"
+        )
+
+
+def _arcsec_per_pixel(wcs: WCS) -> float:
+    return float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))) * 3600
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,362 @@
+"""The cells that a survey cuts the sky into: what a cell is, and its pixels."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from astropy.io import fits
+from astropy.io.fits import Header
+from astropy.wcs import WCS
+
+from core.asinh import AsinhScale
+from core.celestial import from_icrs
+from core.errors import UnusableInput
+from core.fitsfile import card, open_fits
+from core.headerfacts import read_facts
+from core.image import FloatImage, Image, MaskBit
+from core.reading import read_wcs
+from core.templates.survey_bits import Bits, SurveyBits
+
+MARGIN = 60  # pixels of a cell that are kept around the exposure
+
+_MAX_PIXELS = 20_000 * 20_000
+Box = tuple[slice, slice]
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A piece of a survey's sky in one band, and where its planes are.
+
+    Attributes
+    ----------
+    name : str
+        As the survey calls it.
+    image, noise, mask : str
+        URLs.
+    otherwise : Cell or None
+        Where to look if the archive has no such file.
+    """
+
+    name: str
+    image: str
+    noise: str
+    mask: str
+    otherwise: Cell | None = None
+
+
+@dataclass(frozen=True)
+class CellFormat:
+    """How a survey stores its cells.
+
+    Attributes
+    ----------
+    noise : {'variance', 'weight'}
+        What the noise plane holds: variance, or inverse variance. An asinh scale in its own header
+        is undone.
+    bits : SurveyBits
+        Of the mask plane.
+    zero_point : float or None
+        AB magnitude of one unit; None to read it from each header.
+    frame : str
+        RADESYS of headers that have none.
+    """
+
+    noise: Literal["variance", "weight"]
+    bits: SurveyBits
+    zero_point: float | None = None
+    frame: str = "ICRS"
+
+
+@dataclass(frozen=True)
+class CellImage:
+    """The pixels of a cell, or of a part of it.
+
+    Attributes
+    ----------
+    image : Image
+        Linear fluxes, variance, flags.
+    bits : ndarray of int32, shape (ny, nx)
+        The survey's own mask.
+    n_frames : int
+        Exposures that it was made of; 1 where that is not known.
+    """
+
+    image: Image
+    bits: Bits
+    n_frames: int = 1
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """An image as stored, with its header."""
+
+    path: Path
+    header: Header
+    shape: tuple[int, int]
+    hdu: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Plane:
+        file = open_fits(path, max_pixels=0)
+        hdu = next((h for h in file.hdus if h.is_image), None)
+        if hdu is None:
+            raise UnusableInput(f"{file.path}: holds no two-dimensional image")
+        return cls(path, hdu.header, hdu.shape, hdu.index)
+
+    def pixels(self, box: Box) -> npt.NDArray[np.generic]:
+        """Return the physical values of a part, in native byte order."""
+        file = open_fits(self.path, max_pixels=_MAX_PIXELS)
+        return np.ascontiguousarray(file.pixels(file.hdus[self.hdu])[box])
+
+
+def read_cell(
+    files: tuple[Path, Path, Path],
+    name: str,
+    layout: CellFormat,
+    around: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+) -> CellImage | None:
+    """Read a cell, or the part of it that lies around some places.
+
+    Parameters
+    ----------
+    files : tuple of path
+        Image, noise and mask plane.
+    name : str
+        Of the cell.
+    layout : CellFormat
+        How the planes are stored.
+    around : (ra, dec) or None
+        Places in degrees, ICRS; the smallest box that holds them, with a margin, is read. None for
+        the whole cell.
+
+    Returns
+    -------
+    CellImage or None
+        None where no place lies on the cell, or near it.
+
+    Raises
+    ------
+    core.errors.UnusableInput
+        If a plane cannot be read, the planes have different shapes, or there is no WCS.
+    """
+    planes = [_Plane.of(path) for path in files]
+    image, noise, mask = planes
+    if not image.shape == noise.shape == mask.shape:
+        raise UnusableInput(
+            f"{name}: image, noise and mask have the shapes {image.shape}, {noise.shape} and "
+            f"{mask.shape}; fetch the cell again"
+        )
+    wcs = cell_wcs(image.header, name, layout)
+    box = (slice(0, image.shape[0]), slice(0, image.shape[1]))
+    if around is not None:
+        found = box_around(wcs, image.shape, *around)
+        if found is None:
+            return None
+        box = found
+    data = _linear(image.pixels(box), image.header)
+    variance = _variance(_linear(noise.pixels(box), noise.header), layout)
+    bits = _bits(mask.pixels(box))
+    part = _as_image(data, variance, bits, layout)
+    facts = read_facts((image.header,)).facts
+    if layout.zero_point is not None:
+        facts = replace(facts, zero_point=layout.zero_point, zero_point_origin="header")
+    frames = card(image.header, "NINPUTS")
+    return CellImage(
+        replace(part, wcs=shifted(wcs, box), facts=replace(facts, mjd_mid=None), name=name),
+        bits,
+        n_frames=frames if isinstance(frames, int) and frames > 0 else 1,
+    )
+
+
+def touches(
+    path: Path, name: str, layout: CellFormat, around: tuple[npt.ArrayLike, npt.ArrayLike]
+) -> bool:
+    """Return whether some place lies on a cell or near it, as the header of its image says."""
+    plane = _Plane.of(path)
+    return box_around(cell_wcs(plane.header, name, layout), plane.shape, *around) is not None
+
+
+def cell_wcs(header: Header, name: str, layout: CellFormat) -> WCS:
+    """Return the WCS of a cell; old keywords such as ``PC001001`` are understood."""
+    if not card(header, "RADESYS"):
+        header = header.copy()
+        header["RADESYS"] = layout.frame
+    wcs = read_wcs(header, name)
+    assert wcs is not None  # it is required
+    return wcs
+
+
+def box_around(
+    wcs: WCS, shape: tuple[int, int], ra: npt.ArrayLike, dec: npt.ArrayLike, margin: int = MARGIN
+) -> Box | None:
+    """Return the rows and columns that hold some places, with a margin; None where none do."""
+    x, y = from_icrs(wcs, ra, dec)
+    fine = np.isfinite(x) & np.isfinite(y)
+    if not fine.any():
+        return None
+    spans = []
+    for places, length in ((y[fine], shape[0]), (x[fine], shape[1])):
+        first = max(0, math.floor(places.min()) - margin)
+        last = min(length, math.ceil(places.max()) + margin + 1)
+        if first >= last:
+            return None
+        spans.append(slice(first, last))
+    return spans[0], spans[1]
+
+
+def shifted(wcs: WCS, box: Box, bins: int = 1) -> WCS:
+    """Return the WCS of a part of an image, whose pixels may be binned.
+
+    Parameters
+    ----------
+    wcs : WCS
+        Without distortions.
+    box : (slice, slice)
+        Rows and columns; their starts may be negative.
+    bins : int
+        So many pixels of each axis become one.
+    """
+    part = wcs.deepcopy()
+    # FITS counts pixels from 1, and the middle of the first bin lies (bins - 1) / 2 further on.
+    part.wcs.crpix = [
+        (part.wcs.crpix[axis] - box[1 - axis].start - 0.5) / bins + 0.5 for axis in (0, 1)
+    ]
+    if bins > 1:
+        if part.wcs.has_cd():
+            part.wcs.cd = part.wcs.cd * bins
+        else:
+            part.wcs.cdelt = part.wcs.cdelt * bins
+    part.pixel_shape = None
+    part.wcs.set()
+    return part
+
+
+def binned(cell: CellImage, bins: int, layout: CellFormat) -> CellImage:
+    """Return a cell with ``bins`` x ``bins`` pixels made one.
+
+    Fluxes add up (so that the zero point stays), and so do their variances. Missing pixels are made
+    up for by the others of their bin where those are the majority; the bits of all are kept. Bins
+    begin at the reference pixel, so that the bins of all cells of one projection lie on one grid.
+    """
+    image = cell.image
+    assert image.wcs is not None
+    assert image.variance is not None
+    starts = [math.floor(image.wcs.wcs.crpix[axis] - 1) % bins for axis in (1, 0)]
+    counts = [(length - start) // bins for length, start in zip(image.shape, starts, strict=True)]
+    if min(counts) < 1:
+        raise UnusableInput(f"{image.name}: is smaller than one bin of {bins} pixels")
+    box = (
+        slice(starts[0], starts[0] + counts[0] * bins),
+        slice(starts[1], starts[1] + counts[1] * bins),
+    )
+
+    def blocks(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        return plane[box].reshape(counts[0], bins, counts[1], bins)
+
+    there = blocks((image.mask & MaskBit.NO_DATA) == 0)
+    number = there.sum(axis=(1, 3))
+    part = np.float32(bins * bins) / np.maximum(number, 1)
+    enough = number * 2 > bins * bins
+    sums = [
+        np.where(enough, (np.where(there, blocks(plane), 0).sum(axis=(1, 3)) * part), np.nan)
+        for plane in (image.data, image.variance)
+    ]
+    bits = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks(cell.bits), 3), 1)
+    small = _as_image(sums[0].astype(np.float32), sums[1].astype(np.float32), bits, layout)
+    facts = image.facts
+    return replace(
+        cell,
+        image=replace(small, wcs=shifted(image.wcs, box, bins), facts=facts, name=image.name),
+        bits=bits,
+    )
+
+
+def write_cell(cell: CellImage, path: Path) -> None:
+    """Write a cell as one file of three extensions, for `read_written_cell`."""
+    image = cell.image
+    assert image.wcs is not None
+    header = image.wcs.to_header()
+    facts = image.facts
+    for keyword, value in (
+        ("ZP", facts.zero_point),
+        ("EXPTIME", facts.exposure_time),
+        ("GAIN", facts.gain),
+        ("BAND", facts.band),
+        ("NINPUTS", cell.n_frames),
+    ):
+        if value is not None:
+            header[keyword] = value
+    data = np.where((image.mask & MaskBit.NO_DATA) != 0, np.float32(np.nan), image.data)
+    fits.HDUList(
+        [
+            fits.PrimaryHDU(data, header),
+            fits.ImageHDU(image.variance, name="VARIANCE"),
+            fits.ImageHDU(cell.bits, name="BITS"),
+        ]
+    ).writeto(path, overwrite=True, output_verify="silentfix")
+
+
+def read_written_cell(
+    path: Path,
+    name: str,
+    layout: CellFormat,
+    around: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+) -> CellImage | None:
+    """Read what `write_cell` wrote; parameters as `read_cell`."""
+    file = open_fits(path, max_pixels=_MAX_PIXELS)
+    data, variance, bits = file.hdus[:3]
+    wcs = cell_wcs(data.header, name, layout)
+    box = (slice(0, data.shape[0]), slice(0, data.shape[1]))
+    if around is not None:
+        found = box_around(wcs, data.shape, *around)
+        if found is None:
+            return None
+        box = found
+    planes = [np.ascontiguousarray(file.pixels(hdu)[box]) for hdu in (data, variance, bits)]
+    image = _as_image(planes[0], planes[1], planes[2], layout)
+    facts = read_facts((data.header,)).facts
+    frames = card(data.header, "NINPUTS")
+    return CellImage(
+        replace(image, wcs=shifted(wcs, box), facts=facts, name=name),
+        planes[2],
+        n_frames=frames if isinstance(frames, int) else 1,
+    )
+
+
+def _linear(stored: npt.NDArray[np.generic], header: Header) -> FloatImage:
+    scale = AsinhScale.from_header(header)
+    return stored.astype(np.float32) if scale is None else scale.linear(stored)
+
+
+def _variance(noise: FloatImage, layout: CellFormat) -> FloatImage:
+    """Return the variance, NaN where there is none."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        variance = 1 / noise if layout.noise == "weight" else noise
+        return np.where((noise > 0) & np.isfinite(variance), variance, np.float32(np.nan))
+
+
+def _bits(stored: npt.NDArray[np.generic]) -> Bits:
+    if stored.dtype.kind == "f":  # the archive's cutouts of masks hold NaN for zero
+        stored = np.nan_to_num(stored)
+    return stored.astype(np.int32)
+
+
+def _as_image(data: FloatImage, variance: FloatImage, bits: Bits, layout: CellFormat) -> Image:
+    """Flag what is missing, and fill it with something finite."""
+    mask = layout.bits.decoded(bits)
+    missing = ~(np.isfinite(data) & np.isfinite(variance))
+    mask[missing] |= np.uint16(MaskBit.NO_DATA)
+    holes = (mask & MaskBit.NO_DATA) != 0
+    if holes.any():
+        for plane, empty in ((data, 0.0), (variance, 1.0)):
+            known = plane[~holes]
+            plane[holes] = (
+                np.median(known[:: max(1, known.size // 100_000)]) if (known.size) else empty
+            )
+    return Image(np.ascontiguousarray(data), mask, np.ascontiguousarray(variance))
