@@ -1,0 +1,148 @@
+"""Several sources of templates, asked one after another until one delivers."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from core.bands import canonical_band
+from core.deadline import Deadline
+from core.errors import (
+    ExposureError,
+    ForbiddenAddress,
+    InputUnavailable,
+    NoTemplate,
+    RequestRefused,
+)
+from core.templates.index import Frame
+from core.templates.observer import RequestResult, Silent, TemplateObserver
+from core.templates.template import Identifying, Template, TemplateProvider, TemplateRequest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Link:
+    """One provider of a chain.
+
+    Attributes
+    ----------
+    provider : TemplateProvider
+        Checks its footprint itself, before it asks anybody.
+    seconds : float
+        The most time that it may take.
+    bands : mapping of str to str
+        Band of the exposure to band of the provider; names of either are compared as
+        `core.bands.canonical_band` understands them. A band that is not in it stays as it is.
+    """
+
+    provider: TemplateProvider
+    seconds: float = math.inf
+    bands: Mapping[str, str] = field(default_factory=dict)
+
+    def request(self, request: TemplateRequest) -> TemplateRequest:
+        """Return the request as the provider is to see it."""
+        table = {canonical_band(ours): theirs for ours, theirs in self.bands.items()}
+        band = canonical_band(request.band)
+        whole = request.deadline or Deadline(math.inf)
+        return replace(
+            request, band=table.get(band, request.band), deadline=whole.shorter(self.seconds)
+        )
+
+
+class ChainTemplates:
+    """The template of the first provider that has one.
+
+    A provider that has none, cannot be asked, or delivers what cannot be used gives way to the
+    next. Part of the exposure is enough if it is the ``min_overlap`` of the request; the rest is
+    masked when the template is projected.
+
+    Parameters
+    ----------
+    links : sequence of Link
+        In the order in which they are asked.
+    observer : TemplateObserver or None
+        Hears what each said.
+    """
+
+    name = "chain"
+
+    def __init__(self, links: Sequence[Link], *, observer: TemplateObserver | None = None) -> None:
+        if not links:
+            raise ValueError("a chain of templates needs at least one provider")
+        self.links = tuple(links)
+        self._observer: TemplateObserver = observer or Silent()
+
+    def find(self, request: TemplateRequest) -> Template:
+        """Return the first template that is delivered.
+
+        Raises
+        ------
+        NoTemplate
+            If every provider was asked and has none; the message says what each said.
+        InputUnavailable
+            If none delivers, and at least one could not be asked: it may have one.
+        """
+        said: list[str] = []
+        unavailable = False
+        for link in self.links:
+            name = link.provider.name
+            if request.deadline is not None and request.deadline.expired:
+                said.append(f"{name}: not asked, there was no time left")
+                unavailable = True
+                continue
+            try:
+                template = self._ask(link, request)
+            except ExposureError as error:
+                self._observer.requested(name, _result_of(error))
+                logger.info("no template of %s: %s", name, error)
+                said.append(f"{name}: {error}")
+                unavailable |= error.retriable
+                continue
+            self._observer.requested(name, "found")
+            if said:
+                logger.warning("the template is of %s; %s", name, "; ".join(said))
+            return template
+        message = f"no template{_where(request)}; {'; '.join(said)}"
+        if unavailable:
+            raise InputUnavailable(message)
+        raise NoTemplate(message)
+
+    def identify(self, request: TemplateRequest) -> tuple[str, ...] | None:
+        """Return the identity of the template that is expected; None where nobody can say."""
+        for link in self.links:
+            if not isinstance(link.provider, Identifying):
+                return None
+            try:
+                return link.provider.identify(link.request(request))
+            except (NoTemplate, InputUnavailable):
+                continue
+        return None
+
+    def _ask(self, link: Link, request: TemplateRequest) -> Template:
+        template = link.provider.find(link.request(request))
+        overlap = template.facts.overlap
+        if overlap < request.min_overlap:
+            raise NoTemplate(
+                f"{template.facts.template_id} covers only {100 * overlap:.0f} % of the exposure, "
+                f"{100 * request.min_overlap:.0f} % are needed"
+            )
+        return template
+
+
+def _result_of(error: ExposureError) -> RequestResult:
+    if isinstance(error, ForbiddenAddress | RequestRefused):
+        return "refused"
+    if isinstance(error, NoTemplate):
+        return "none"
+    return "unavailable" if error.retriable else "error"
+
+
+def _where(request: TemplateRequest) -> str:
+    band = f"band {request.band}" if request.band else "any band"
+    if request.wcs is None:
+        return f" for {band}"
+    ra, dec = Frame.of(request.wcs, request.shape).position
+    return f" for RA {ra:.4f} Dec {dec:+.4f}, {band}"
