@@ -36,13 +36,60 @@ def subtract_local_sky(
     mask : ndarray of uint16, shape (ny, nx)
         Flagged pixels are left out of the means.
     """
+    levels = local_levels(scaled, mask)
+    if levels is not None:
+        subtract_levels(levels, data, noise, scaled)
+
+
+def local_levels(
+    scaled: FloatImage, mask: MaskImage, negligible: float = NEGLIGIBLE
+) -> FloatImage | None:
+    """Measure what is left of the sky in every block of 32 pixels, sigma.
+
+    Parameters
+    ----------
+    scaled : ndarray of float32, shape (ny, nx)
+        The difference over its per-pixel RMS.
+    mask : ndarray of uint16, shape (ny, nx)
+        Flagged pixels are left out.
+    negligible : float
+        Levels fainter than this, sigma, are left where they are.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, columns), or None
+        None where nothing is significant.
+    """
     means = _local_means(scaled, mask)
     unknown = ~np.isfinite(means)
     means[unknown] = 0
     smooth = ndimage.median_filter(means, 3, mode="nearest")
-    smooth *= smooth**2 / (smooth**2 + NEGLIGIBLE**2)
-    if np.abs(smooth).max() > 0.2 * NEGLIGIBLE:
-        _subtract(data, noise, scaled, smooth.astype(np.float32))
+    smooth *= smooth**2 / (smooth**2 + negligible**2)
+    if np.abs(smooth).max() <= 0.2 * negligible:
+        return None
+    return np.asarray(smooth, dtype=np.float32)
+
+
+def subtract_levels(
+    levels: FloatImage,
+    data: FloatImage,
+    noise: FloatImage,
+    scaled: FloatImage,
+    *,
+    in_sigma: bool = True,
+) -> None:
+    """Take the levels of blocks out of a plane, interpolated between their middles, in place.
+
+    Parameters
+    ----------
+    levels : ndarray of float32, shape (rows, columns)
+        One for each of the blocks that cover the plane evenly.
+    data, noise, scaled : ndarray of float32, shape (ny, nx)
+        The plane, its RMS, and their ratio; the first and the last are changed.
+    in_sigma : bool
+        Whether the levels are multiples of the noise, or in the units of the plane.
+    """
+    _subtract(data, noise, scaled, levels, in_sigma)
 
 
 def _local_means(scaled: FloatImage, mask: MaskImage) -> FloatArray:
@@ -81,7 +128,7 @@ def _medians(value: FloatArray, use: npt.NDArray[np.bool_]) -> FloatArray:
 
 
 @numba.njit(parallel=True, cache=True)
-def _subtract(data, noise, scaled, means):  # type: ignore[no-untyped-def] # pragma: no cover
+def _subtract(data, noise, scaled, means, in_sigma):  # type: ignore[no-untyped-def] # pragma: no cover
     ny, nx = data.shape
     rows, cols = means.shape
     for y in numba.prange(ny):
@@ -97,5 +144,9 @@ def _subtract(data, noise, scaled, means):  # type: ignore[no-untyped-def] # pra
             lower = means[r0, c0] + a * (means[r0, c1] - means[r0, c0])
             upper = means[r1, c0] + a * (means[r1, c1] - means[r1, c0])
             level = lower + b * (upper - lower)
-            scaled[y, x] -= level
-            data[y, x] -= level * noise[y, x]
+            if in_sigma:
+                scaled[y, x] -= level
+                data[y, x] -= level * noise[y, x]
+            else:
+                scaled[y, x] -= level / noise[y, x]
+                data[y, x] -= level

@@ -10,27 +10,24 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
-import sep
 
 from core.errors import SubtractionFailed
-from core.image import FloatImage, MaskBit, MaskImage
-from core.polynomials import terms
-from core.psf import PSFModel, fwhm_of, stamp_half
-from core.stars import SourceList, StarList, find_sources
+from core.image import FloatImage, MaskBit
+from core.stars import SourceList
 from core.subtraction.convolve import compiled_threads
-from core.subtraction.difference import Difference, SubtractionQuality
-from core.subtraction.finish import assemble, sky_statistics
-from core.subtraction.mask_growth import grow
+from core.subtraction.difference import Difference
+from core.subtraction.finish import assemble
 from core.subtraction.pair import Pair
-from core.subtraction.residual_background import fit_residual_background
+from core.subtraction.quality import EngineFacts, quality_of
 from core.subtraction.zogy_boxes import star_boxes
-from core.subtraction.zogy_images import KnownImage, disturbed, filled, floors, known
+from core.subtraction.zogy_difference_psf import psf_of_difference
+from core.subtraction.zogy_images import KnownImage, filled, floors, known
+from core.subtraction.zogy_mask import disturbed, holes_of, joined_mask, reach_of
 from core.subtraction.zogy_matching import (
     Matching,
     MatchingOptions,
@@ -38,26 +35,15 @@ from core.subtraction.zogy_matching import (
     match,
     rematch,
 )
-from core.subtraction.zogy_psf_fit import PLENTY
 from core.subtraction.zogy_refinement import Refinement, refine, remaining_error
-from core.subtraction.zogy_tiles import (
-    ProperPlanes,
-    Tile,
-    TileGrid,
-    TileInputs,
-    model_of,
-    subtract_tiles,
-)
-from core.subtraction.zogy_transform import NOISELESS, difference_psf, tile_kernels
+from core.subtraction.zogy_sky import remove_local_sky, remove_smooth_sky, sky_variance
+from core.subtraction.zogy_sources import constant_sources, stars_of, unchanged_stars
+from core.subtraction.zogy_tiles import ProperPlanes, TileGrid, TileInputs, subtract_tiles
+from core.subtraction.zogy_transform import NOISELESS
 
 log = logging.getLogger(__name__)
 
 Float64 = npt.NDArray[np.float64]
-BRIGHT_FILL = 20.0  # sigma
-CERTAIN = 20.0  # sigma, of a source that a star list may be filled up with
-FELT = 0.02  # of a kernel's squared sum
-PSF_GRID = 5  # places along a side at which the PSF of the difference is evaluated
-SAME_SOURCE = 3.0  # pixels
 TILE = 512  # pixels: the side of a tile that is not given
 
 
@@ -162,7 +148,7 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
     settings = settings or ZogySettings()
     started = time.perf_counter()
     with compiled_threads(threads):
-        stars = _stars(pair).sources if settings.fit_psf else None
+        stars = stars_of(pair).sources if settings.fit_psf else None
         science = known(pair.science, pair.science_fwhm, stars)
         template = known(pair.template, pair.template_fwhm, stars, pair.shift)
         _check(science, template)
@@ -171,8 +157,7 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
         science, template = floors(matched.science, matched.template, matched.typical_scale)
         inputs, grid = _inputs(science, template, settings, matched.matching, threads)
         planes = subtract_tiles(inputs, grid, threads=threads)
-        mask = _mask(science, template, _reach(inputs, grid))
-        return _finish(pair, settings, inputs, grid, planes, mask, matched, started)
+        return _finish(pair, settings, inputs, grid, planes, matched, started)
 
 
 @dataclass(frozen=True)
@@ -209,7 +194,7 @@ def _match(
         flux_order=settings.flux_order,
         shift_order=settings.shift_order,
     )
-    sources, many = _constant(pair, template)
+    sources, many = constant_sources(pair, template)
     boxes = star_boxes(science, template, sources)
     matching = match(boxes, options, science.shape)
     if settings.fit_scale and matching.stars_used == 0:
@@ -223,9 +208,9 @@ def _match(
             science, template = refinement.applied(science, template)
             boxes = boxes.with_psfs(science, template)
             matching = rematch(boxes, options, matching)
-    error = matching.scale_error
+    error = 0.0
     if boxes is not None and not many:
-        error = max(error, remaining_error(boxes, matching))
+        error = remaining_error(boxes, matching)
         if settings.fit_scale:
             error = max(error, _against_apertures(science, template, sources, matching))
     return _Matched(science, template, matching, refinement, error)
@@ -241,62 +226,6 @@ def _against_apertures(
         return 0.0
     off = abs(float(np.median(_scales(matching))) / scale - 1)
     return max(off - 2 * error, 0.0)
-
-
-def _constant(pair: Pair, template: KnownImage) -> tuple[SourceList, bool]:
-    """The stars that the template has, too, and whether they are many.
-
-    Where they are few, what else the template shows is added, of whatever shape: to compare fluxes
-    a galaxy does as well as a star.
-    """
-    stars = _stars(pair).sources
-    flux, error = _aperture_fluxes(template, stars, pair.shift)
-    stars = stars.select(flux > 5 * error)
-    if len(stars) >= PLENTY or template.variance is None:
-        return stars, len(stars) >= PLENTY
-    found = find_sources(template.data, np.sqrt(template.variance), template.mask)
-    found = found.select(found.clean & (found.snr > CERTAIN))
-    if len(found) == 0 or len(stars) == 0:
-        return found if len(found) else stars, False
-    known_x, known_y = stars.x + pair.shift[0], stars.y + pair.shift[1]
-    apart = np.hypot(found.x[:, None] - known_x, found.y[:, None] - known_y).min(axis=1)
-    return joined(stars, found.select(apart > SAME_SOURCE)), False
-
-
-def _aperture_fluxes(
-    image: KnownImage, stars: SourceList, shift: tuple[float, float]
-) -> tuple[Float64, Float64]:
-    """Flux within one seeing of every star, and its error."""
-    if len(stars) == 0:
-        return np.zeros(0), np.zeros(0)
-    noise = 0.0 if image.variance is None else np.sqrt(image.variance)
-    flux, error, _ = sep.sum_circle(
-        image.data, stars.x + shift[0], stars.y + shift[1], image.psf.fwhm, err=noise,
-        mask=image.bad,
-    )  # fmt: skip
-    return flux, error
-
-
-def _unchanged(pair: Pair, inputs: TileInputs) -> StarList:
-    """The stars of which the template has at least half the light: not what has appeared."""
-    stars = _stars(pair)
-    ours, _ = _aperture_fluxes(inputs.science, stars.sources, (0.0, 0.0))
-    theirs, _ = _aperture_fluxes(inputs.template, stars.sources, pair.shift)
-    scale = inputs.matching.flux_scale_at(stars.sources.x, stars.sources.y)
-    return replace(stars, sources=stars.sources.select(theirs * scale > 0.5 * ours))
-
-
-def _stars(pair: Pair) -> StarList:
-    if pair.stars is not None:
-        return pair.stars
-    nothing = np.zeros(0)
-    return StarList(SourceList(*(nothing,) * 7, np.zeros(0, dtype=bool)), float("nan"))
-
-
-def joined(first: SourceList, second: SourceList) -> SourceList:
-    """Put two lists of sources behind each other."""
-    columns = zip(astuple(first), astuple(second), strict=True)
-    return SourceList(*(np.concatenate(pair) for pair in columns))
 
 
 def _inputs(
@@ -343,134 +272,63 @@ def _tile_noise(image: KnownImage, grid: TileGrid) -> Float64:
     return np.sqrt(np.maximum(noise, 0.01 * whole))
 
 
-def _reach(inputs: TileInputs, grid: TileGrid) -> int:
-    """How far a pixel that was filled is felt: half-size of the box that holds both kernels of D,
-    but for a part that noise hides."""
-    tiles = list(grid)
-    number = (grid.tiles[0] // 2) * grid.tiles[1] + grid.tiles[1] // 2
-    model = model_of(inputs, grid, tiles[number], divmod(number, grid.tiles[1]))
-    side = int(scipy.fft.next_fast_len(2 * model.science_psf.shape[1] + 1, real=True))
-    squared = tile_kernels(model, (side, side))[:2] ** 2
-    away = np.abs(np.fft.fftfreq(side) * side)
-    distance = np.maximum(away[:, None], away[None, :])
-    for half in range(1, side // 2):
-        outside = (squared * (distance > half)).sum(axis=(1, 2))
-        if outside.sum() < FELT * squared.sum():
-            return half
-    return side // 2
-
-
-def _mask(science: KnownImage, template: KnownImage, reach: int) -> MaskImage:
-    """Join both masks, each grown by the kernels, and saturated cores by the seeing."""
-    mask = science.mask.copy()
-    fwhm = max(science.psf.fwhm, template.psf.fwhm)
-    for image, bit in ((science, MaskBit.BAD), (template, MaskBit.TEMPLATE_BAD)):
-        _flag(mask, grow(image.bad, reach, reach), bit)
-        wide = max(reach, int(np.ceil(fwhm)))
-        _flag(mask, grow(_has(image.mask, MaskBit.SATURATED), wide, wide), bit)
-    _flag(mask, _has(template.mask, MaskBit.SATURATED), MaskBit.TEMPLATE_SATURATED)
-    _flag(mask, _has(template.mask, MaskBit.NO_DATA), MaskBit.TEMPLATE_NO_DATA)
-    edge = max(reach, int(np.ceil(2.5 * fwhm)))
-    for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
-        mask[side] |= np.uint16(MaskBit.EDGE)
-    return mask
-
-
-def _has(mask: MaskImage, bit: MaskBit) -> npt.NDArray[np.bool_]:
-    return (mask & np.uint16(bit)) != 0
-
-
-def _flag(mask: MaskImage, where: npt.NDArray[np.bool_], bit: MaskBit) -> None:
-    _set_bit(mask.reshape(-1), where.reshape(-1), np.uint16(bit))
-
-
-@numba.njit(parallel=True, cache=True)
-def _set_bit(mask, where, bit):  # type: ignore[no-untyped-def] # pragma: no cover
-    for i in numba.prange(mask.size):
-        if where[i]:
-            mask[i] |= bit
-
-
 def _finish(
     pair: Pair,
     settings: ZogySettings,
     inputs: TileInputs,
     grid: TileGrid,
     planes: ProperPlanes,
-    mask: MaskImage,
     matched: _Matched,
     started: float,
 ) -> Difference:
-    matching = inputs.matching
-    _remove_background(planes, inputs, grid, mask, settings)
-    error = settings.astrometric_error
-    if error is None:
-        measured = matching.shift_rms if settings.fit_shift else pair.shift_rms
-        error = (measured, measured)
-    rms = float(np.sqrt(0.5 * (error[0] ** 2 + error[1] ** 2)))
-    holes = _holes(inputs)
+    science, template, matching = inputs.science, inputs.template, inputs.matching
+    mask = joined_mask(science, template, reach_of(inputs, grid))
+    variance = sky_variance(inputs, grid)
+    remove_smooth_sky(planes, variance, mask, settings.background_order)
+    holes = holes_of(science, template)
     if holes.any():
-        score = np.asarray(planes.flux / np.sqrt(planes.flux_variance), dtype=np.float32)
-        far = disturbed(holes, score, mask == 0, reach=2 * inputs.science.psf.size, step=2)
+        far = disturbed(
+            holes, planes.flux, planes.flux_variance, mask, reach=2 * science.psf.size, step=2
+        )
         mask[far] |= np.uint16(MaskBit.BAD)
-    with_error = replace(pair, shift_rms=rms, stars=_unchanged(pair, inputs))
-    finished = assemble(
-        planes.difference, planes.difference_variance, planes.template_difference, mask, with_error
+    pair = replace(
+        pair,
+        shift_rms=_astrometric_error(pair, settings, matching),
+        stars=unchanged_stars(pair, science, template, matching),
     )
-    fluxes = assemble(planes.flux, planes.flux_variance, planes.template_flux, mask, with_error)
+    finished = assemble(
+        planes.difference, planes.difference_variance, planes.template_difference, mask, pair
+    )
+    fluxes = assemble(planes.flux, planes.flux_variance, planes.template_flux, mask, pair)
     if finished.model_error > fluxes.model_error:
         # what the brightest stars show on D is wrong with every star on S as well
         extra = np.float32(finished.model_error**2 - fluxes.model_error**2)
         fluxes.noise[:] = np.sqrt(fluxes.noise**2 + extra * planes.template_flux**2)
         fluxes.scaled[:] = planes.flux / fluxes.noise
+    remove_local_sky(finished, fluxes, planes.information, variance, mask)
     result = ZogyResult(
         planes.information, fluxes.scaled, planes.flux, fluxes.noise,
         matching, matched.refinement, grid,
     )  # fmt: skip
-    sky_mean, sky_chi2 = sky_statistics(
-        finished.scaled, planes.template_difference, finished.noise, mask
-    )
-    scales = _scales(matching)
-    side = inputs.science.psf.size
-    quality = SubtractionQuality(
-        engine="zogy",
-        kernel_sum=float(np.median(scales)),
-        kernel_sum_spread=float(np.std(scales) / np.median(scales)),
-        star_chi2=finished.star_chi2,
-        sky_chi2=sky_chi2,
-        sky_mean=sky_mean,
-        shift=pair.shift,
-        shift_rms=rms,
-        stars_used=matching.stars_used,
-        stars_clipped=matching.stars_clipped,
-        kernel_shape=(side, side),
-        convolved="both",
-        seconds=time.perf_counter() - started,
-        model_error=max(finished.model_error, matched.error, settings.psf_error),
-    )
+    facts = EngineFacts(
+        "zogy", _scales(matching), matching.stars_used, matching.stars_clipped,
+        (science.psf.size, science.psf.size), "both", started, matching.scale_error,
+    )  # fmt: skip
+    error = max(finished.model_error, matched.error, settings.psf_error)
+    judged = replace(finished, model_error=error)
     return Difference(
         data=finished.data, noise=finished.noise, scaled=finished.scaled,
-        convolved=planes.template_difference, mask=mask, psf=_difference_psf(inputs, grid),
-        kernel=result, quality=quality, significance=fluxes.scaled, flux_err=fluxes.noise,
+        convolved=planes.template_difference, mask=mask, psf=psf_of_difference(inputs, grid),
+        kernel=result, significance=fluxes.scaled, flux_err=fluxes.noise,
+        quality=quality_of(pair, facts, judged, planes.template_difference, mask),
     )  # fmt: skip
 
 
-def _holes(inputs: TileInputs) -> npt.NDArray[np.bool_]:
-    """Where bright pixels are missing: a per cent of a star's core is more than any threshold.
-
-    Pixels that are bad in both images, saturated ones, bright ones that were filled, and bright
-    ones on the edge, behind which the rest of a star lies.
-    """
-    holes = inputs.science.bad & inputs.template.bad
-    edge = np.zeros_like(holes)
-    edge[[0, -1], :] = edge[:, [0, -1]] = True
-    for image in (inputs.science, inputs.template):
-        rows, columns = np.nonzero(image.bad | edge)
-        level = BRIGHT_FILL * np.sqrt(image.typical_variance())
-        bright = np.abs(image.data[rows, columns]) > level
-        bright |= _has(image.mask[rows, columns], MaskBit.SATURATED)
-        holes[rows[bright], columns[bright]] = True
-    return holes
+def _astrometric_error(pair: Pair, settings: ZogySettings, matching: Matching) -> float:
+    """Return the registration noise, pixels per axis: given, or what the stars show."""
+    if settings.astrometric_error is not None:
+        return float(np.sqrt(0.5 * sum(error**2 for error in settings.astrometric_error)))
+    return matching.shift_rms if settings.fit_shift else pair.shift_rms
 
 
 def _scales(matching: Matching) -> Float64:
@@ -478,56 +336,3 @@ def _scales(matching: Matching) -> Float64:
     ny, nx = matching.shape
     x, y = np.meshgrid(np.linspace(0, nx - 1, 9), np.linspace(0, ny - 1, 9))
     return matching.flux_scale_at(x, y)
-
-
-def _remove_background(
-    planes: ProperPlanes,
-    inputs: TileInputs,
-    grid: TileGrid,
-    mask: MaskImage,
-    settings: ZogySettings,
-) -> None:
-    """Take the differential sky out of difference and flux."""
-    background = fit_residual_background(
-        planes.difference, planes.difference_variance, mask, settings.background_order
-    )
-    planes.difference[:] -= background
-    # a constant sky b has S = b / (sigma_n² + beta² sigma_r²), and F_psf = S / F_S
-    background /= _sky_variance(inputs, grid) * planes.information
-    planes.flux[:] -= background
-
-
-def _sky_variance(inputs: TileInputs, grid: TileGrid) -> np.float32:
-    """Variance of D on blank sky, ADU²; the median tile's."""
-    centres = np.array([tile.centre for tile in grid])
-    scale = inputs.matching.flux_scale_at(centres[:, 0], centres[:, 1]).reshape(grid.tiles)
-    return np.float32(np.median(inputs.science_noise**2 + (scale * inputs.template_noise) ** 2))
-
-
-def _difference_psf(inputs: TileInputs, grid: TileGrid) -> PSFModel:
-    """Fit P_D at a grid of places as `core.psf` fits a PSF; unit sum, side lobes included."""
-    ny, nx = grid.shape
-    order = max(inputs.science.psf.order, inputs.template.psf.order)
-    side = int(scipy.fft.next_fast_len(4 * inputs.science.psf.size, real=True))
-    stamps, places = [], []
-    for y in np.linspace(0, ny - 1, PSF_GRID):
-        for x in np.linspace(0, nx - 1, PSF_GRID):
-            index = int(y * grid.tiles[0] / ny), int(x * grid.tiles[1] / nx)
-            row, column = round(y), round(x)
-            around = Tile(row, row + 1, column, column + 1)
-            stamps.append(difference_psf(model_of(inputs, grid, around, index), (side, side)))
-            places.append((column, row))
-    n = len(places)
-    half = max(stamp_half(inputs.science.psf.fwhm), inputs.science.psf.size // 2)
-    cut = np.roll(np.stack(stamps), (half, half), axis=(1, 2))[:, : 2 * half + 1, : 2 * half + 1]
-    at = np.array(places)
-    basis = terms(order, at[:, 0], at[:, 1], (ny, nx))
-    planes = np.linalg.lstsq(basis, cut.reshape(n, -1), rcond=None)[0].reshape(
-        -1, 2 * half + 1, 2 * half + 1
-    )
-    total = planes.sum(axis=(1, 2))
-    mean = planes[0] / total[0]
-    normalised = np.stack([mean] + [(p - p.sum() * mean) / total[0] for p in planes[1:]])
-    return PSFModel(
-        normalised.astype(np.float32), order, (ny, nx), fwhm_of(mean), inputs.science.psf.n_stars
-    )

@@ -23,7 +23,6 @@ WEAK_FLOOR = 1e-6
 FILL_SNR = 30.0  # per frequency, below which a PSF ratio is not believed
 MARGIN = 12  # pixels around a hole that it is interpolated from
 LARGEST_HOLE = 20_000  # pixels
-CALM_RINGS = 3
 PATCH = 512  # pixels over which one PSF ratio serves for filling
 
 
@@ -269,72 +268,3 @@ def _sums_at(image, bad, kernel, rows, columns):  # type: ignore[no-untyped-def]
                     total += kernel[half + j, half + i] * image[y, x]
         out[n] = total
     return out
-
-
-def disturbed(
-    holes: npt.NDArray[np.bool_],
-    score: FloatImage,
-    usable: npt.NDArray[np.bool_],
-    *,
-    reach: int,
-    step: int,
-) -> npt.NDArray[np.bool_]:
-    """Find how far the holes that nothing fills well disturb the difference.
-
-    Around each group of such pixels, rings of ``step`` pixels are added as long as the matched
-    filter scatters by more than 1.5 times what it does in the frame, or is off by 0.7 sigma, or has
-    more than one pixel in a hundred beyond 4 sigma, until some rings in a row are calm. What is
-    wrong everywhere, as in a crowded field, is left to the noise model and to the verdict.
-
-    Parameters
-    ----------
-    holes : ndarray of bool, shape (ny, nx)
-        Bad pixels that are not made good by filling them.
-    score : ndarray of float32, shape (ny, nx)
-        Flux of a point source at every pixel over its noise.
-    usable : ndarray of bool, shape (ny, nx)
-        Pixels that may be looked at.
-    reach : int
-        The farthest to go, pixels.
-    step : int
-        Width of a ring, pixels.
-
-    Returns
-    -------
-    ndarray of bool, shape (ny, nx)
-    """
-    out = np.zeros_like(holes)
-    everywhere, scatter = _typical(score, usable)
-    labels, n = ndimage.label(holes, structure=np.ones((3, 3)))
-    ny, nx = holes.shape
-    for number, box in enumerate(ndimage.find_objects(labels, n), start=1):
-        rows, columns = box
-        y0, y1 = max(0, rows.start - reach), min(ny, rows.stop + reach)
-        x0, x1 = max(0, columns.start - reach), min(nx, columns.stop + reach)
-        window = np.s_[y0:y1, x0:x1]
-        distance = ndimage.distance_transform_edt(labels[window] != number)
-        limit = outer = calm_rings = 0
-        while outer < reach and calm_rings < CALM_RINGS:
-            ring = (distance > outer) & (distance <= outer + step) & usable[window]
-            outer += step
-            values = score[window][ring]
-            if values.size < 20:
-                continue
-            low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
-            calm = 0.5 * (high - low) < 1.5 * scatter and abs(middle - everywhere) < 0.7 * scatter
-            if calm and np.mean(np.abs(values - everywhere) > 4 * scatter) <= 0.01:
-                calm_rings += 1
-            else:
-                limit, calm_rings = outer, 0
-        out[window] |= distance <= limit
-    return out
-
-
-def _typical(score: FloatImage, usable: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Median and robust scatter of the matched filter over the frame; at least what theory says."""
-    step = max(1, int(np.sqrt(score.size / 1e6)))
-    values = score[::step, ::step][usable[::step, ::step]]
-    if values.size < 500:
-        return 0.0, 1.0
-    low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
-    return float(middle), max(0.5 * float(high - low), 1.0)

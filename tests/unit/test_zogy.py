@@ -14,7 +14,8 @@ from core.simulate import PairSettings
 from core.subtraction.pair import Pair
 from core.subtraction.zogy import ZogySettings, subtract
 from core.subtraction.zogy_boxes import star_boxes
-from core.subtraction.zogy_images import disturbed, filled, known
+from core.subtraction.zogy_images import filled, known
+from core.subtraction.zogy_mask import disturbed
 from core.subtraction.zogy_matching import Matching, MatchingOptions, match
 from core.subtraction.zogy_psf import denoised
 from core.subtraction.zogy_tiles import TileGrid, TileInputs, subtract_tiles
@@ -392,12 +393,12 @@ def test_what_a_hole_disturbs_is_found_and_no_more():
     y, x = np.mgrid[0:120, 0:120]
     score = rng.normal(0, 1, (120, 120)).astype(np.float32)
     hole = np.hypot(y - 60, x - 60) < 4
-    usable = ~hole
-    calm = disturbed(hole, score, usable, reach=40, step=2)
+    mask, one = hole.astype(np.uint16), np.ones_like(score)
+    calm = disturbed(hole, score, one, mask, reach=40, step=2)
     assert calm.sum() == hole.sum()
     halo = np.hypot(y - 60, x - 60) < 14
     score[halo] += 8 * np.where((x + y)[halo] % 2, 1, -1)
-    found = disturbed(hole, score, usable, reach=40, step=2)
+    found = disturbed(hole, score, one, mask, reach=40, step=2)
     assert found[halo].all()
     assert not found[np.hypot(y - 60, x - 60) > 20].any()
 

@@ -1,0 +1,162 @@
+"""What is masked on a proper difference: bad pixels, as far as they are felt."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+from scipy import ndimage
+
+from core.image import FloatImage, MaskBit, MaskImage
+from core.subtraction.mask_growth import grow
+from core.subtraction.zogy_images import KnownImage
+from core.subtraction.zogy_tiles import TileGrid, TileInputs, model_of
+from core.subtraction.zogy_transform import tile_kernels
+
+Bool = npt.NDArray[np.bool_]
+BRIGHT_FILL = 20.0  # sigma
+CALM_RINGS = 3
+FELT = 0.02  # of a kernel's squared sum
+
+
+def reach_of(inputs: TileInputs, grid: TileGrid) -> int:
+    """Return how far a pixel that was filled is felt.
+
+    It is the half-size, in pixels, of the box that holds both kernels of D at the centre of the
+    frame, but for a part that noise hides.
+    """
+    tiles = list(grid)
+    number = (grid.tiles[0] // 2) * grid.tiles[1] + grid.tiles[1] // 2
+    model = model_of(inputs, grid, tiles[number], divmod(number, grid.tiles[1]))
+    side = int(scipy.fft.next_fast_len(2 * model.science_psf.shape[1] + 1, real=True))
+    squared = tile_kernels(model, (side, side))[:2] ** 2
+    away = np.abs(np.fft.fftfreq(side) * side)
+    distance = np.maximum(away[:, None], away[None, :])
+    for half in range(1, side // 2):
+        outside = (squared * (distance > half)).sum(axis=(1, 2))
+        if outside.sum() < FELT * squared.sum():
+            return half
+    return side // 2
+
+
+def joined_mask(science: KnownImage, template: KnownImage, reach: int) -> MaskImage:
+    """Join both masks, each grown by the kernels, and saturated cores by the seeing."""
+    mask = science.mask.copy()
+    fwhm = max(science.psf.fwhm, template.psf.fwhm)
+    for image, bit in ((science, MaskBit.BAD), (template, MaskBit.TEMPLATE_BAD)):
+        _flag(mask, grow(image.bad, reach, reach), bit)
+        wide = max(reach, int(np.ceil(fwhm)))
+        _flag(mask, grow(_has(image.mask, MaskBit.SATURATED), wide, wide), bit)
+    _flag(mask, _has(template.mask, MaskBit.SATURATED), MaskBit.TEMPLATE_SATURATED)
+    _flag(mask, _has(template.mask, MaskBit.NO_DATA), MaskBit.TEMPLATE_NO_DATA)
+    edge = max(reach, int(np.ceil(2.5 * fwhm)))
+    for side in (np.s_[:edge], np.s_[-edge:], np.s_[:, :edge], np.s_[:, -edge:]):
+        mask[side] |= np.uint16(MaskBit.EDGE)
+    return mask
+
+
+def _has(mask: MaskImage, bit: MaskBit) -> Bool:
+    return (mask & np.uint16(bit)) != 0
+
+
+def _flag(mask: MaskImage, where: Bool, bit: MaskBit) -> None:
+    _set_bit(mask.reshape(-1), where.reshape(-1), np.uint16(bit))
+
+
+@numba.njit(parallel=True, cache=True)
+def _set_bit(mask, where, bit):  # type: ignore[no-untyped-def] # pragma: no cover
+    for i in numba.prange(mask.size):
+        if where[i]:
+            mask[i] |= bit
+
+
+def holes_of(science: KnownImage, template: KnownImage) -> Bool:
+    """Return where bright pixels are missing: a hundredth of a star's core exceeds any threshold.
+
+    Pixels that are bad in both images, saturated ones, bright ones that were filled, and bright
+    ones on the edge, behind which the rest of a star lies.
+    """
+    holes = science.bad & template.bad
+    edge = np.zeros_like(holes)
+    edge[[0, -1], :] = edge[:, [0, -1]] = True
+    for image in (science, template):
+        rows, columns = np.nonzero(image.bad | edge)
+        level = BRIGHT_FILL * np.sqrt(image.typical_variance())
+        bright = np.abs(image.data[rows, columns]) > level
+        bright |= _has(image.mask[rows, columns], MaskBit.SATURATED)
+        holes[rows[bright], columns[bright]] = True
+    return holes
+
+
+def disturbed(
+    holes: Bool,
+    flux: FloatImage,
+    variance: FloatImage,
+    mask: MaskImage,
+    *,
+    reach: int,
+    step: int,
+) -> Bool:
+    """Find how far the holes that nothing fills well disturb the difference.
+
+    Around each group of such pixels, rings of ``step`` pixels are added as long as the matched
+    filter scatters by more than 1.5 times what it does in the frame, or is off by 0.7 sigma, or has
+    more than one pixel in a hundred beyond 4 sigma, until some rings in a row are calm. What is
+    wrong everywhere, as in a crowded field, is left to the noise model and to the verdict.
+
+    Parameters
+    ----------
+    holes : ndarray of bool, shape (ny, nx)
+        Bad pixels that are not made good by filling them.
+    flux, variance : ndarray of float32, shape (ny, nx)
+        Flux of a point source at every pixel, and its variance.
+    mask : ndarray of uint16, shape (ny, nx)
+        Flagged pixels are not looked at.
+    reach : int
+        The farthest to go, pixels.
+    step : int
+        Width of a ring, pixels.
+
+    Returns
+    -------
+    ndarray of bool, shape (ny, nx)
+    """
+    out = np.zeros_like(holes)
+    everywhere, scatter = _typical(flux, variance, mask)
+    labels, n = ndimage.label(holes, structure=np.ones((3, 3)))
+    ny, nx = holes.shape
+    for number, box in enumerate(ndimage.find_objects(labels, n), start=1):
+        rows, columns = box
+        y0, y1 = max(0, rows.start - reach), min(ny, rows.stop + reach)
+        x0, x1 = max(0, columns.start - reach), min(nx, columns.stop + reach)
+        window = np.s_[y0:y1, x0:x1]
+        score, usable = flux[window] / np.sqrt(variance[window]), mask[window] == 0
+        distance = ndimage.distance_transform_edt(labels[window] != number)
+        limit = outer = calm_rings = 0
+        while outer < reach and calm_rings < CALM_RINGS:
+            ring = (distance > outer) & (distance <= outer + step) & usable
+            outer += step
+            values = score[ring]
+            if values.size < 20:
+                continue
+            low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
+            calm = 0.5 * (high - low) < 1.5 * scatter and abs(middle - everywhere) < 0.7 * scatter
+            if calm and np.mean(np.abs(values - everywhere) > 4 * scatter) <= 0.01:
+                calm_rings += 1
+            else:
+                limit, calm_rings = outer, 0
+        out[window] |= distance <= limit
+    return out
+
+
+def _typical(flux: FloatImage, variance: FloatImage, mask: MaskImage) -> tuple[float, float]:
+    """Median and robust scatter of the matched filter over the frame; at least what theory says."""
+    step = max(1, int(np.sqrt(flux.size / 1e6)))
+    sample = np.s_[::step, ::step]
+    usable = mask[sample] == 0
+    values = flux[sample][usable] / np.sqrt(variance[sample][usable])
+    if values.size < 500:
+        return 0.0, 1.0
+    low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
+    return float(middle), max(0.5 * float(high - low), 1.0)
