@@ -11,8 +11,13 @@ from types import FrameType
 
 from confluent_kafka import Consumer, Producer
 
-from service.kafka_clients import consumer_config, producer_config
+from service.kafka_clients import (
+    consumer_config,
+    pointing_consumer_config,
+    producer_config,
+)
 from service.metrics import Metrics
+from service.prefetching import Prefetcher
 from service.publisher import Publisher
 from service.settings import Settings
 from service.stream import Stream
@@ -33,11 +38,16 @@ class Service:
         What the operator chose.
     worker : WorkerSetup
         What a worker does.
+    prefetch : WorkerSetup or None
+        What the process does that fetches templates ahead; None where nothing is to be fetched.
     """
 
-    def __init__(self, settings: Settings, worker: WorkerSetup) -> None:
+    def __init__(
+        self, settings: Settings, worker: WorkerSetup, prefetch: WorkerSetup | None = None
+    ) -> None:
         self._settings = settings
         self._worker = worker
+        self._prefetch = prefetch
         self._metrics = Metrics()
         self._stop = threading.Event()
         self._hurry = threading.Event()
@@ -78,6 +88,7 @@ class Service:
             publisher = self._make_publisher()
             if not self._get_ready(pool, publisher):
                 return
+            prefetcher = self._make_prefetcher(stack)
             consumer = Consumer(consumer_config(settings.kafka))
             stack.callback(consumer.close)
             self._stream = stream = Stream(
@@ -86,6 +97,7 @@ class Service:
                 publisher=publisher,
                 pool=pool,
                 metrics=self._metrics,
+                expect=prefetcher.expect if prefetcher else None,
             )
             stream.subscribe()
             logger.info(
@@ -94,8 +106,24 @@ class Service:
             while not self._stop.is_set():
                 self._live()
                 stream.turn()
+                if prefetcher is not None:
+                    prefetcher.turn()
             self._leave(stream)
         logger.info("stopped")
+
+    def _make_prefetcher(self, stack: ExitStack) -> Prefetcher | None:
+        if self._prefetch is None:
+            return None
+        pool = WorkerPool(self._prefetch, 1)
+        stack.callback(pool.close)
+        settings = self._settings
+        pointings = None
+        if settings.topics.pointings is not None:
+            pointings = Consumer(pointing_consumer_config(settings.kafka))
+            stack.callback(pointings.close)
+            pointings.subscribe([settings.topics.pointings])
+        deadline = settings.templates.deadline_seconds * len(settings.templates.providers)
+        return Prefetcher(pool, self._metrics, deadline, pointings)
 
     def _make_publisher(self) -> Publisher:
         kafka = self._settings.kafka
@@ -147,9 +175,9 @@ class Service:
         return None
 
 
-def run(settings: Settings, worker: WorkerSetup) -> None:
+def run(settings: Settings, worker: WorkerSetup, prefetch: WorkerSetup | None = None) -> None:
     """Run the service until SIGTERM or SIGINT; a second one hurries it."""
-    service = Service(settings, worker)
+    service = Service(settings, worker, prefetch)
 
     def stop(number: int, _: FrameType | None) -> None:
         service.request_stop()

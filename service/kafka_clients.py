@@ -43,6 +43,22 @@ def consumer_config(kafka: KafkaSettings) -> dict[str, Any]:
     return config | kafka.extra
 
 
+def pointing_consumer_config(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return librdkafka's configuration of the consumer of pointings.
+
+    What was announced while nobody listened is history. One process of the group fetches for all:
+    the cache is a folder that they share.
+    """
+    config = consumer_config(kafka) | {
+        "group.id": f"{kafka.group_id}-pointings",
+        "enable.auto.commit": True,
+        "enable.auto.offset.store": True,
+        "auto.offset.reset": "latest",
+    }
+    config.pop("group.instance.id", None)
+    return config
+
+
 def producer_config(kafka: KafkaSettings) -> dict[str, Any]:
     """Return librdkafka's configuration of the transactional producer."""
     transaction_ms = int(kafka.transaction_timeout_seconds * 1000)

@@ -78,7 +78,8 @@ class Lane:
 
     Some events are held ready, because a partition that is resumed has to be fetched from anew.
     ``paused`` is None at first: librdkafka remembers whether a partition was paused in an earlier
-    assignment, so it has to be told.
+    assignment, so it has to be told. ``told`` is the last offset that was told of
+    as waiting.
     """
 
     partition: Partition
@@ -86,6 +87,7 @@ class Lane:
     queue: deque[Delivery] = field(default_factory=deque)
     job: Job | None = None
     paused: bool | None = None
+    told: int = -1
 
     @property
     def full(self) -> bool:

@@ -6,15 +6,12 @@ A TOML file (``--config`` or ``SKYDELTA_CONFIG``) has one table a section; an en
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     field_validator,
@@ -27,33 +24,8 @@ from pydantic_settings import (
 )
 
 from service.cpus import available_cpus
-
-
-def _split(value: Any) -> Any:
-    """Let an environment variable give a list as ``a,b`` or as JSON."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return _from_json(value)
-    return [item.strip() for item in value.split(",") if item.strip()]
-
-
-def _table(value: Any) -> Any:
-    """Let an environment variable give a table as JSON."""
-    return _from_json(value) if isinstance(value, str) else value
-
-
-def _from_json(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"not valid JSON ({error})") from None
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_split)]
-TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
-RawTable = Annotated[dict[str, str | int | float | bool], BeforeValidator(_table)]
+from service.settings_types import Names, Paths, RawTable, Section, TopicName, table
+from service.template_settings import TemplateSettings
 
 #: librdkafka properties that exactly-once publishing depends on, or that have a setting here.
 _RESERVED_PROPERTIES = {
@@ -88,12 +60,6 @@ _RESERVED_PROPERTIES = {
     "auto.offset.reset": None,
     "enable.partition.eof": None,
 }
-
-
-class Section(BaseModel):
-    """A table of the settings file; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class KafkaSettings(Section):
@@ -184,20 +150,19 @@ class TopicSettings(Section):
     dead_letters: TopicName = Field(
         default="exposures-dead-letter", description="Output: events that could not be processed"
     )
+    pointings: TopicName | None = Field(
+        default=None,
+        description="Input: pointings whose templates are fetched ahead",
+    )
 
     @model_validator(mode="after")
     def _all_different(self) -> TopicSettings:
         names = [self.exposures, self.alerts, self.status, self.dead_letters]
+        names += [self.pointings] if self.pointings else []
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"four different topics are needed; used twice: {', '.join(twice)}")
+            raise ValueError(f"every topic needs a name of its own; used twice: {', '.join(twice)}")
         return self
-
-
-class TemplateSettings(Section):
-    """Where templates are looked for."""
-
-    path: Path = Field(default=Path("templates"), description="Folder of template FITS files")
 
 
 class PipelineSection(Section):
@@ -282,7 +247,7 @@ class PacketSection(Section):
     program_id: int = Field(
         default=1, ge=0, le=99, description="`programid` of the packets (1 is public)"
     )
-    filter_ids: Annotated[dict[str, int], BeforeValidator(_table)] = Field(
+    filter_ids: Annotated[dict[str, int], BeforeValidator(table)] = Field(
         default_factory=lambda: {"g": 1, "r": 2, "i": 3},
         description="`fid` of each band; others get 0; in the environment as JSON",
     )

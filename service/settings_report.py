@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -60,8 +60,13 @@ def beyond_validation(settings: Settings) -> list[Problem]:
 
 def missing_files(settings: Settings) -> list[Problem]:
     """Return the folders and files that the settings name and that are not there (yet)."""
-    folders = [("templates.path", settings.templates.path)]
-    folders += [("input.roots", root) for root in settings.input.roots]
+    folders = [("input.roots", root) for root in settings.input.roots]
+    templates = settings.templates
+    if "directory" in templates.providers and "://" not in templates.path:
+        folders.insert(0, ("templates.path", Path(templates.path)))
+    if "hips" in templates.providers:
+        trees = [each.tree for each in templates.hips if each.tree and "://" not in each.tree]
+        folders += [("templates.hips", Path(tree)) for tree in trees]
     problems = [_problem(k, f"{path} is not a folder") for k, path in folders if not path.is_dir()]
     if not settings.input.roots:
         what = "is empty, so every event would be refused; name the folders that hold the images"
@@ -105,6 +110,8 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, BaseModel):
+        return _toml(value.model_dump(exclude_none=True))
     if isinstance(value, dict):
         items = (f"{json.dumps(k)} = {_toml(_masked(k, v))}" for k, v in value.items())
         return f"{{ {', '.join(items)} }}" if value else "{}"
@@ -118,6 +125,7 @@ def _masked(name: str, value: Any) -> Any:
 #: Defaults that depend on the machine, in words.
 _DEPENDS = {
     "kafka.transactional_id": "`skydelta-<host name>`",
+    "templates.cache": "`~/.cache/skydelta/templates`",
     "workers.count": "CPUs",
     "workers.threads": "CPUs / workers",
 }

@@ -6,7 +6,7 @@ One turn does, in this order:
 2. collect what the workers have done;
 3. publish every finished exposure in a transaction of its own, after a look at whether its
    partition is still under the assignment that it came under (no poll between look and commit);
-4. give waiting exposures to idle workers, one a partition;
+4. give waiting exposures to idle workers, one a partition, and tell of those that go on waiting;
 5. pause the partitions of which enough events are at hand, resume the others.
 
 An exposure whose partition went away is forgotten: whoever has the partition now reads it again.
@@ -17,7 +17,8 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -56,6 +57,8 @@ class Stream:
         Where it is counted.
     lookup : callable, optional
         Schema of a registry id, see `service.events.decode`.
+    expect : callable, optional
+        Told of every exposure that has to wait for a worker, once.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class Stream:
         pool: WorkerPool,
         metrics: Metrics,
         lookup: SchemaLookup | None = None,
+        expect: Callable[[Iterable[ExposureEvent]], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._expect = expect
         self._consumer = consumer
         self._publisher = publisher
         self._pool = pool
@@ -107,6 +112,7 @@ class Stream:
         if not self._draining:
             self._start_jobs()
             self._dispatch()
+            self._tell_of_waiting()
         self._pause_and_resume()
         self._publisher.serve()
         self._count()
@@ -198,6 +204,7 @@ class Stream:
     def _processed(self, job: Job, processed: Processed) -> None:
         status = processed.status
         workers = self._settings.workers
+        self._metrics.templates(processed.templates)
         if status["retriable"] and job.attempts < workers.attempts:
             wait = workers.retry_seconds * 2 ** (job.attempts - 1)
             logger.info("%s; next attempt in %g s", status["reason"], wait)
@@ -322,6 +329,24 @@ class Stream:
                 job.attempts += 1
                 self._working[job.task_id] = job
                 self._pool.submit(job.task_id, job.event, self._settings.workers.deadline_seconds)
+
+    def _tell_of_waiting(self) -> None:
+        if self._expect is None:
+            return
+        waiting: list[ExposureEvent] = []
+        for lane in self._lanes:
+            job = lane.job
+            if job is not None and job.event is not None and job.delivery.offset > lane.told:
+                lane.told = job.delivery.offset
+                if job.state is JobState.WAITING:
+                    waiting.append(job.event)
+            for delivery in lane.queue:
+                if delivery.offset > lane.told:
+                    lane.told = delivery.offset
+                    with suppress(UnreadableEvent):  # its own turn will say so
+                        waiting.append(self._decode(delivery))
+        if waiting:
+            self._expect(waiting)
 
     # 5. pause and resume ----------------------------------------------------------------------
 

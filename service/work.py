@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,13 @@ from service.events import ExposureEvent
 from service.inputs import to_exposure
 from service.settings import LogSettings, PacketSection, PipelineSection, Settings
 from service.status import Record, status_record
+from service.template_settings import TemplateSettings
+from service.template_tally import TemplateCounts, TemplateTally
 
 if TYPE_CHECKING:
     from core.pipeline import PipelineSettings
-    from core.templates import TemplateProvider
     from service.packets import EncodedAlert, PacketSettings
+    from service.templates import TemplateSource
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class WorkSettings:
     """The part of the settings that a worker needs; no secret is among it."""
 
     roots: tuple[Path, ...]
-    templates: Path
+    templates: TemplateSettings
     pipeline: PipelineSection
     packets: PacketSection
     log: LogSettings
@@ -40,7 +42,7 @@ class WorkSettings:
         """Take them out of the service's settings."""
         return cls(
             roots=settings.input.roots,
-            templates=settings.templates.path,
+            templates=settings.templates,
             pipeline=settings.pipeline,
             packets=settings.packets,
             log=settings.log,
@@ -54,6 +56,7 @@ class Processed:
 
     status: Record
     alerts: tuple[EncodedAlert, ...] = ()
+    templates: TemplateCounts = field(default_factory=TemplateCounts)
 
 
 class ExposureWork:
@@ -63,23 +66,27 @@ class ExposureWork:
     ----------
     roots : tuple of Path
         Folders that files may be read from.
-    templates : TemplateProvider
-        Where to look for templates.
+    source : TemplateSource
+        Where to look for templates, and where they are kept.
     pipeline : PipelineSettings
         What the operator chose about the science.
     packets : PacketSettings
         What the operator chose about the packets.
+    tally : TemplateTally
+        The observer of ``source``.
     """
 
     def __init__(
         self,
         roots: tuple[Path, ...],
-        templates: TemplateProvider,
+        source: TemplateSource,
         pipeline: PipelineSettings,
         packets: PacketSettings,
+        tally: TemplateTally,
     ) -> None:
         self._roots = roots
-        self._templates = templates
+        self._tally = tally
+        self._source = source
         self._pipeline = pipeline
         self._packets = packets
 
@@ -101,7 +108,9 @@ class ExposureWork:
                 exposure = to_exposure(task, self._roots)
             except ExposureError as error:
                 return Processed(refusal(task, error, stage="resolve"))
-            result = process(exposure, self._templates, self._pipeline)
+            result = process(
+                exposure, self._source.templates, self._pipeline, cache=self._source.projected
+            )
             return self._encoded(replace(result, notes=(*task.notes, *result.notes)))
 
     def _encoded(self, result: ExposureResult) -> Processed:
@@ -112,7 +121,7 @@ class ExposureWork:
         alerts = encode_alerts(result, self._packets) if published else []
         seconds = {**result.seconds, "packets": time.perf_counter() - started}
         record = status_record(replace(result, seconds=seconds), alerts=len(alerts))
-        return Processed(record, tuple(alerts))
+        return Processed(record, tuple(alerts), self._tally.take())
 
 
 def refusal(event: ExposureEvent, error: ExposureError, stage: str) -> Record:
@@ -136,13 +145,20 @@ def make_exposure_work(settings: WorkSettings) -> ExposureWork:
     The science is imported here and not at the top: the service itself does without it.
     """
     from core.pipeline import PipelineSettings
-    from core.templates.directory import DirectoryTemplates
     from service.packets import PacketSettings
+    from service.templates import make_templates
 
     logs.configure(settings.log.level, settings.log.format)
+    tally = TemplateTally()
     return ExposureWork(
         settings.roots,
-        DirectoryTemplates(settings.templates, max_pixels=settings.pipeline.max_pixels),
+        make_templates(
+            settings.templates,
+            max_pixels=settings.pipeline.max_pixels,
+            threads=settings.threads,
+            observer=tally,
+        ),
         PipelineSettings(**settings.pipeline.model_dump(), threads=settings.threads),
         PacketSettings(**settings.packets.model_dump()),
+        tally,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 _DESCRIPTION = """\
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     from service import app, logs
     from service.commands.options import settings_or_exit
+    from service.prefetch_work import make_prefetch_work
     from service.publisher import ProducerFailed
     from service.settings_report import missing_files
     from service.work import WorkSettings, make_exposure_work
@@ -56,8 +58,11 @@ def run(args: argparse.Namespace) -> int:
         threads=settings.workers.threads_each,
         start_timeout_seconds=settings.workers.start_timeout_seconds,
     )
+    prefetch = None
+    if settings.templates.prefetch and settings.templates.fetches:
+        prefetch = replace(worker, make=make_prefetch_work, threads=1)
     try:
-        app.run(settings, worker)
+        app.run(settings, worker, prefetch)
     except (KafkaException, ProducerFailed, WorkersCannotStart, OSError) as error:
         logging.getLogger(__name__).critical("the service cannot go on: %s", error)
         sys.stderr.flush()

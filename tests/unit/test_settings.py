@@ -113,7 +113,7 @@ def test_single_underscore_is_explained_and_other_variables_are_left_alone(
         ("[kafka]\nextra = {'group.id' = 'x'}\n", "use kafka.group_id"),
         ("[kafka]\nsasl_mechanism = 'PLAIN'\n", "needs sasl_username and sasl_password"),
         ("[kafka]\nsecurity_protocol = 'sasl_ssl'\n", "needs a sasl_mechanism"),
-        ("[topics]\nalerts = 'exposures'\n", "four different topics"),
+        ("[topics]\nalerts = 'exposures'\n", "every topic needs a name of its own"),
         ("[topics]\nalerts = 'a b'\n", "topics.alerts"),
         ("[pipeline]\nthreshold = nan\n", "pipeline.threshold"),
         ("[workers]\ncount = 0\n", "workers.count"),

@@ -160,12 +160,14 @@ class Scene:
         self.pool = FakePool(workers)
         self.publisher = FakePublisher()
         self.metrics = Metrics()
+        self.expected: list[str] = []
         self.stream = Stream(
             Settings(**sections),
             consumer=self.consumer,  # type: ignore[arg-type]
             publisher=self.publisher,  # type: ignore[arg-type]
             pool=self.pool,  # type: ignore[arg-type]
             metrics=self.metrics,
+            expect=lambda events: self.expected.extend(e.exposure_id for e in events),
         )
         self.stream.subscribe()
 
@@ -567,3 +569,34 @@ def test_notes_about_unknown_fields_reach_the_status_of_an_expired_event() -> No
     scene.consumer.send(0, 0, event("late", expires_at="2020-01-01", gian=1))
     scene.turn()
     assert scene.statuses[0]["notes"] == ["unknown field 'gian' ignored (did you mean gain?)"]
+
+
+def test_exposures_that_wait_are_told_of_once_and_those_that_do_not_are_not() -> None:
+    scene = Scene(workers=1)
+    scene.consumer.rebalance("assign", 0, 1)
+    scene.consumer.send(0, 0, event("first"))
+    scene.turn()
+    assert scene.pool.submitted == ["first"]
+    assert scene.expected == []  # it did not wait
+    scene.consumer.send(0, 1, event("behind it"))
+    scene.consumer.send(0, 2, b"no event at all")
+    scene.consumer.send(0, 3, event("last"))
+    scene.consumer.send(1, 0, event("other partition"))
+    scene.turn(8)
+    assert sorted(scene.expected) == ["behind it", "last", "other partition"]
+    scene.pool.finish("first")
+    scene.turn(8)
+    assert len(scene.expected) == 3
+
+
+def test_an_exposure_that_comes_again_is_told_of_again() -> None:
+    scene = Scene(workers=1)
+    scene.consumer.rebalance("assign", 0)
+    scene.consumer.send(0, 0, event("first"))
+    scene.consumer.send(0, 1, event("second"))
+    scene.turn()
+    scene.consumer.rebalance("revoke", 0)
+    scene.consumer.rebalance("assign", 0)
+    scene.consumer.send(0, 1, event("second"))
+    scene.turn()
+    assert scene.expected == ["second", "second"]

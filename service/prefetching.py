@@ -1,0 +1,159 @@
+"""Fetching templates before they are needed: for pointings, and for exposures that wait.
+
+One process of its own does it, over the cache that the workers share, so that it neither takes a
+core from them nor can take the service down: whatever goes wrong here is logged and counted, and
+the exposure fetches for itself later.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Literal
+
+from confluent_kafka import Consumer
+
+from core.errors import InvalidEvent
+from service import pointings
+from service.event_wire import SchemaLookup
+from service.events import ExposureEvent
+from service.metrics import Metrics
+from service.pointings import Pointing
+from service.prefetch_work import Prefetched
+from service.workers import Event, Finished, Lost, WorkerPool, WorkersCannotStart
+
+logger = logging.getLogger(__name__)
+
+Source = Literal["pointing", "exposure"]
+
+_MOST_WAITING = 1000
+_REMEMBERED = 10_000
+
+
+class Prefetcher:
+    """Hands what is coming to the process that fetches; nothing here blocks.
+
+    Parameters
+    ----------
+    pool : WorkerPool
+        Of `service.prefetch_work.PrefetchWork`; closed by whoever made it.
+    metrics : Metrics
+    deadline_seconds : float
+        The most time that one may take.
+    pointing_consumer : Consumer or None
+        Subscribed to the pointings already.
+    lookup : callable, optional
+        Schema of a registry id, see `service.event_wire.read_record`.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        metrics: Metrics,
+        deadline_seconds: float,
+        pointing_consumer: Consumer | None = None,
+        lookup: SchemaLookup | None = None,
+    ) -> None:
+        self._pool = pool
+        self._metrics = metrics
+        self._deadline_seconds = deadline_seconds
+        self._consumer = pointing_consumer
+        self._lookup = lookup
+        self._exposures: deque[ExposureEvent] = deque(maxlen=_MOST_WAITING)
+        self._pointings: deque[Pointing] = deque(maxlen=_MOST_WAITING)
+        self._seen: OrderedDict[tuple[Source, str], None] = OrderedDict()
+        self._task_ids = itertools.count(1)
+        self._working: dict[int, tuple[Source, str]] = {}
+        self._given_up = False
+
+    @property
+    def waiting(self) -> int:
+        """How many are waiting for the process."""
+        return len(self._exposures) + len(self._pointings)
+
+    def expect(self, events: Iterable[ExposureEvent]) -> None:
+        """Note exposures that wait for a worker; each is fetched for once."""
+        for event in events:
+            if self._is_new("exposure", event.exposure_id):
+                self._exposures.append(event)
+
+    def turn(self) -> None:
+        """Read pointings, collect what was fetched, and hand out the next."""
+        if self._given_up:
+            return
+        try:
+            for event in self._pool.poll():
+                self._collect(event)
+        except WorkersCannotStart as error:
+            logger.error("templates are not fetched ahead from now on: %s", error)
+            self._given_up = True
+            return
+        if self._consumer is not None:
+            self._poll(self._consumer)
+        while self._pool.idle and self.waiting:
+            self._hand_out()
+
+    def _poll(self, consumer: Consumer) -> None:
+        message = consumer.poll(0)
+        if message is None:
+            return
+        error = message.error()
+        if error is not None:
+            logger.warning("reading pointings: %s (%s)", error.str(), error.name())
+            return
+        value = message.value()
+        try:
+            pointing = pointings.decode(
+                value.encode() if isinstance(value, str) else value, self._lookup
+            )
+        except InvalidEvent as fault:
+            logger.warning(
+                "pointing %s/%s/%s left out: %s",
+                message.topic(), message.partition(), message.offset(), fault,
+            )  # fmt: skip
+            self._metrics.prefetches.labels("pointing", "refused").inc()
+            return
+        if self._is_new("pointing", pointing.pointing_id):
+            self._pointings.append(pointing)
+
+    def _is_new(self, source: Source, name: str) -> bool:
+        key = (source, name)
+        if key in self._seen:
+            return False
+        self._seen[key] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return True
+
+    def _hand_out(self) -> None:
+        """Exposures first: they are here already, the telescope is still to look elsewhere."""
+        task: ExposureEvent | Pointing
+        source: Source
+        if self._exposures:
+            event = self._exposures.popleft()
+            task, source, name = event, "exposure", event.exposure_id
+        else:
+            pointing = self._pointings.popleft()
+            task, source, name = pointing, "pointing", pointing.pointing_id
+        if task.expired(datetime.now(UTC)):
+            return
+        task_id = next(self._task_ids)
+        self._working[task_id] = (source, name)
+        self._pool.submit(task_id, task, self._deadline_seconds)
+
+    def _collect(self, event: Event) -> None:
+        source, name = self._working.pop(event.task_id)
+        if isinstance(event, Finished):
+            done: Prefetched = event.value
+            self._metrics.templates(done.counts)
+            result, message = done.result, done.message
+            level = logging.INFO if result in ("fetched", "none") else logging.WARNING
+        elif isinstance(event, Lost):
+            result, message, level = event.why, event.message, logging.WARNING  # type: ignore[assignment]
+        else:
+            result, message, level = "defect", event.traceback, logging.ERROR  # type: ignore[assignment]
+        self._metrics.prefetches.labels(source, result).inc()
+        logger.log(level, "fetched ahead for %s %s: %s: %s", source, name, result, message)

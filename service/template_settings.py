@@ -1,0 +1,192 @@
+"""The settings about templates: who is asked, in which order, and what is kept."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from service.settings_types import Section, split, table
+
+_GIGABYTE = 10**9
+_REGION = r"^(dr\d{1,2}/(north|south))?$"
+
+HIPS2FITS = (
+    "https://alasky.cds.unistra.fr/hips-image-services/hips2fits",
+    "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
+)
+
+ProviderName = Literal["directory", "hips", "panstarrs", "legacysurvey"]
+
+
+def default_cache() -> Path:
+    """Return the folder that the platform's users keep such files in."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "skydelta" / "templates"
+
+
+def _archive(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is no http or https address")
+    if parts.username or parts.password:
+        raise ValueError("an address must not hold a password")
+    return value.rstrip("/")
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", value):
+        raise ValueError(f"{value!r} is no host, or host:port")
+    return value.lower()
+
+
+class HipsSurveySettings(Section):
+    """A HiPS as a source of templates; see `core.templates.hips_survey.HipsSurvey`."""
+
+    survey: str | None = Field(default=None, min_length=1, max_length=200)
+    tree: str | None = Field(default=None, min_length=1, max_length=2000)
+    band: str | None = Field(default=None, min_length=1, max_length=32)
+    pixel_scale: float | None = Field(default=None, gt=0, lt=3600)
+    zero_point: float | None = Field(default=None, ge=-100, le=100)
+    saturation: float | None = Field(default=None, gt=0)
+    asinh: bool | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> HipsSurveySettings:
+        if self.survey is None and self.tree is None:
+            raise ValueError("a survey of templates.hips needs `survey`, `tree`, or both")
+        if self.zero_point is not None and self.pixel_scale is None and self.survey:
+            raise ValueError(
+                "a zero_point in templates.hips means nothing without the pixel_scale of the "
+                "survey's images"
+            )
+        return self
+
+
+Archive = Annotated[str, AfterValidator(_archive)]
+Archives = Annotated[tuple[Archive, ...], BeforeValidator(split)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], BeforeValidator(split)]
+HipsSurveys = Annotated[tuple[HipsSurveySettings, ...], BeforeValidator(table)]
+Bands = Annotated[dict[str, str], BeforeValidator(table)]
+Providers = Annotated[tuple[ProviderName, ...], BeforeValidator(split)]
+
+
+class TemplateSettings(Section):
+    """Where templates are looked for, and where they are kept."""
+
+    providers: Providers = Field(
+        default=("directory",),
+        min_length=1,
+        description="Who is asked, in this order: `directory`, `hips`, `panstarrs`, `legacysurvey`",
+    )
+    path: str = Field(
+        default="templates",
+        min_length=1,
+        description="`directory`: folder of template FITS files, or its URL (`s3://...`)",
+    )
+    hips: HipsSurveys = Field(
+        default=(),
+        description='`hips`: surveys, the first of a band first: `[{ band = "r", survey = '
+        '"CDS/P/DSS2/red" }]`; also `tree`, `pixel_scale`, `zero_point`, `saturation`, `asinh`',
+    )
+    hips2fits_urls: Archives = Field(
+        default=HIPS2FITS,
+        description="`hips`: hips2fits services, asked in this order where there is no tree",
+    )
+    panstarrs_url: Archive = Field(
+        default="https://ps1images.stsci.edu", description="`panstarrs`: the archive"
+    )
+    legacysurvey_url: Archive = Field(
+        default="https://portal.nersc.gov/cfs/cosmo/data/legacysurvey",
+        description="`legacysurvey`: the archive",
+    )
+    legacysurvey_south: str = Field(
+        default="dr10/south",
+        pattern=_REGION,
+        description="`legacysurvey`: release and region of the south; empty for none",
+    )
+    legacysurvey_north: str = Field(
+        default="dr9/north",
+        pattern=_REGION,
+        description="`legacysurvey`: release and region of the north; empty for none",
+    )
+    bands: Bands = Field(
+        default_factory=dict,
+        description='Band of the exposure to band of the survey: `{ "clear" = "r" }`',
+    )
+    allowed_hosts: Hosts = Field(
+        default=(),
+        description="Hosts that archives may redirect to, besides those of the addresses above",
+    )
+    deadline_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="The most time that one provider may take"
+    )
+    timeout_seconds: float = Field(
+        default=20.0,
+        gt=0,
+        le=600,
+        description="An archive silent for so long is given up",
+    )
+    attempts: int = Field(
+        default=3, ge=1, le=10, description="Requests to an archive that fails for the moment"
+    )
+    max_download_bytes: int = Field(
+        default=2 * _GIGABYTE, gt=0, description="Larger files of an archive are refused"
+    )
+    cache: Path = Field(
+        default_factory=default_cache, description="Folder of what was fetched and projected"
+    )
+    cache_bytes: int = Field(
+        default=50 * _GIGABYTE, ge=0, description="The cache is kept below this; 0 keeps nothing"
+    )
+    cache_hole_seconds: float = Field(
+        default=86_400.0, ge=0, description="A hole in a survey is asked for again after this"
+    )
+    keep_projected: bool = Field(
+        default=False,
+        description="Keep projected templates too; for exposures whose WCS repeats exactly",
+    )
+    prefetch: bool = Field(
+        default=True, description="Fetch templates of waiting exposures and of pointings ahead"
+    )
+
+    @field_validator("bands")
+    @classmethod
+    def _names(cls, bands: dict[str, str]) -> dict[str, str]:
+        for band, theirs in bands.items():
+            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", theirs):
+                raise ValueError(f"the band {theirs!r} for {band!r} is no name of a band")
+        return bands
+
+    @model_validator(mode="after")
+    def _all_given(self) -> TemplateSettings:
+        twice = sorted({name for name in self.providers if self.providers.count(name) > 1})
+        if twice:
+            raise ValueError(f"templates.providers names {', '.join(twice)} twice")
+        if "hips" in self.providers and not self.hips:
+            raise ValueError("templates.providers has hips, and templates.hips names no survey")
+        return self
+
+    @property
+    def fetches(self) -> bool:
+        """Whether anything comes from further away than a folder."""
+        return self.providers != ("directory",) or "://" in self.path
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host that the service may speak to for templates."""
+        addresses: list[str] = []
+        if "hips" in self.providers:
+            if any(each.survey for each in self.hips):
+                addresses.extend(self.hips2fits_urls)
+            addresses.extend(each.tree for each in self.hips if each.tree and "://" in each.tree)
+        if "panstarrs" in self.providers:
+            addresses.append(self.panstarrs_url)
+        if "legacysurvey" in self.providers:
+            addresses.append(self.legacysurvey_url)
+        own = [urlsplit(address).netloc.lower() for address in addresses]
+        return tuple(dict.fromkeys([*own, *self.allowed_hosts]))

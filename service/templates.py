@@ -1,0 +1,115 @@
+"""The providers of templates that the settings name, put together in one chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.templates import TemplateProvider
+from core.templates.archive_files import ArchiveFiles
+from core.templates.cache import FileCache, NoCache, TemplateCache
+from core.templates.cell_survey import SurveyTemplates
+from core.templates.chain import ChainTemplates, Link
+from core.templates.directory import DirectoryTemplates
+from core.templates.fetching import Fetcher, FetchPolicy
+from core.templates.hips import HipsLimits, HipsTemplates
+from core.templates.hips_survey import HipsSurvey
+from core.templates.legacysurvey import LegacySurvey
+from core.templates.observer import TemplateObserver
+from core.templates.panstarrs import PanStarrsSurvey
+from service.template_settings import HipsSurveySettings, TemplateSettings
+
+
+@dataclass(frozen=True)
+class TemplateSource:
+    """Whom to ask for templates, and where what was fetched is kept.
+
+    Attributes
+    ----------
+    templates : TemplateProvider
+        Asks all others.
+    projected : FileCache or None
+        Where projected templates are kept; None where they are not.
+    """
+
+    templates: TemplateProvider
+    projected: FileCache | None
+
+
+def make_templates(
+    settings: TemplateSettings,
+    *,
+    max_pixels: int,
+    threads: int = 1,
+    observer: TemplateObserver | None = None,
+) -> TemplateSource:
+    """Put the providers together.
+
+    Parameters
+    ----------
+    settings : TemplateSettings
+    max_pixels : int
+        Larger templates are refused.
+    threads : int
+        For the projection of what archives send.
+    observer : TemplateObserver, optional
+        Hears of requests, the cache and what archives send.
+    """
+    cache: FileCache = make_cache(settings, observer) if settings.cache_bytes else NoCache()
+    policy = FetchPolicy(
+        settings.hosts,
+        attempts=settings.attempts,
+        timeout_seconds=settings.timeout_seconds,
+        max_bytes=settings.max_download_bytes,
+    )
+    files = ArchiveFiles(Fetcher(policy, observer), cache)
+
+    def provider(name: str) -> TemplateProvider:
+        if name == "directory":
+            return DirectoryTemplates(settings.path, max_pixels=max_pixels)
+        if name == "hips":
+            return HipsTemplates(
+                [_survey(each) for each in settings.hips],
+                fetcher=files.fetcher,
+                cache=cache,
+                endpoints=settings.hips2fits_urls,
+                limits=HipsLimits(max_pixels=max_pixels, threads=threads),
+            )
+        if name == "panstarrs":
+            return SurveyTemplates(PanStarrsSurvey(settings.panstarrs_url), files, threads=threads)
+        survey = LegacySurvey(
+            settings.legacysurvey_url,
+            south=settings.legacysurvey_south,
+            north=settings.legacysurvey_north,
+        )
+        return SurveyTemplates(survey, files, threads=threads)
+
+    links = [
+        Link(provider(name), settings.deadline_seconds, bands=settings.bands)
+        for name in settings.providers
+    ]
+    keep = settings.keep_projected and settings.cache_bytes > 0
+    return TemplateSource(ChainTemplates(links, observer=observer), cache if keep else None)
+
+
+def make_cache(
+    settings: TemplateSettings, observer: TemplateObserver | None = None
+) -> TemplateCache:
+    """Return the cache that the settings name."""
+    return TemplateCache(
+        settings.cache,
+        max_bytes=settings.cache_bytes,
+        negative_seconds=settings.cache_hole_seconds,
+        observer=observer,
+    )
+
+
+def _survey(settings: HipsSurveySettings) -> HipsSurvey:
+    return HipsSurvey(
+        settings.survey,
+        settings.tree,
+        settings.band,
+        settings.pixel_scale,
+        settings.zero_point,
+        settings.saturation,
+        settings.asinh,
+    )

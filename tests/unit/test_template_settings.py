@@ -1,0 +1,86 @@
+"""The settings about templates: what is refused, and which hosts follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.settings_loading import SettingsError, load
+from service.settings_report import as_toml
+from service.template_settings import HIPS2FITS, TemplateSettings
+
+
+def said(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "skydelta.toml"
+    path.write_text(f"[templates]\n{text}\n")
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('providers = ["sdss"]', "templates.providers.0"),
+        ("providers = []", "templates.providers"),
+        ('providers = ["directory", "directory"]', "names directory twice"),
+        ('providers = ["hips"]', "templates.hips names no survey"),
+        ('hips = [{ band = "r" }]', "needs `survey`, `tree`, or both"),
+        ('hips = [{ survey = "a", zero_point = 25 }]', "without the pixel_scale"),
+        ('panstarrs_url = "ftp://there"', "no http or https address"),
+        ('panstarrs_url = "https://me:secret@there"', "must not hold a password"),
+        ('hips2fits_urls = ["file:///etc/passwd"]', "no http or https address"),
+        ('allowed_hosts = ["http://there"]', "is no host"),
+        ('legacysurvey_south = "../x"', "templates.legacysurvey_south"),
+        ('bands = { clear = "../r" }', "is no name of a band"),
+        ("cache_bytes = -1", "templates.cache_bytes"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, words: str, tmp_path: Path) -> None:
+    assert words in said(tmp_path, text)
+
+
+def test_a_password_in_an_address_is_not_repeated(tmp_path: Path) -> None:
+    assert "secret" not in said(tmp_path, 'panstarrs_url = "https://me:secret@there"')
+
+
+def test_only_the_hosts_of_those_who_are_asked_may_be_spoken_to() -> None:
+    assert TemplateSettings().hosts == ()
+    panstarrs = TemplateSettings(providers=("directory", "panstarrs"))
+    assert panstarrs.hosts == ("ps1images.stsci.edu",)
+    tree = {"tree": "http://Tiles.org:8080/r", "band": "r"}
+    trees = TemplateSettings.model_validate({"providers": ["hips"], "hips": [tree]})
+    assert trees.hosts == ("tiles.org:8080",)
+    named = TemplateSettings.model_validate(
+        {"providers": ["hips"], "hips": [{"survey": "CDS/P/DSS2/red"}], "allowed_hosts": ["m.org"]}
+    )
+    assert named.hosts == (*(url.split("/")[2] for url in HIPS2FITS), "m.org")
+
+
+def test_fetching_is_told_from_reading_a_folder() -> None:
+    assert not TemplateSettings().fetches
+    assert TemplateSettings(path="s3://bucket/templates").fetches
+    assert TemplateSettings(providers=("directory", "legacysurvey")).fetches
+
+
+def test_tables_come_from_the_environment_and_go_back_to_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYDELTA_TEMPLATES__PROVIDERS", "hips,directory")
+    monkeypatch.setenv(
+        "SKYDELTA_TEMPLATES__HIPS", '[{"band": "r", "survey": "CDS/P/DSS2/red", "asinh": false}]'
+    )
+    monkeypatch.setenv("SKYDELTA_TEMPLATES__BANDS", '{"clear": "r"}')
+    settings = load()
+    assert settings.templates.hips[0].survey == "CDS/P/DSS2/red"
+    path = tmp_path / "again.toml"
+    path.write_text(as_toml(settings))
+    for name in ("PROVIDERS", "HIPS", "BANDS"):
+        monkeypatch.delenv(f"SKYDELTA_TEMPLATES__{name}")
+    assert load(path).templates == settings.templates
+
+
+def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/observatory")
+    assert TemplateSettings().cache == Path("/var/cache/observatory/skydelta/templates")
