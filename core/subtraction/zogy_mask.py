@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +17,13 @@ from core.subtraction.zogy_tiles import TileGrid, TileInputs, model_of
 from core.subtraction.zogy_transform import tile_kernels
 
 Bool = npt.NDArray[np.bool_]
+Box = tuple[slice, slice]
+Float64 = npt.NDArray[np.float64]
 BRIGHT_FILL = 20.0  # sigma
 CALM_RINGS = 3
+LOUD = 4.0  # sigma
+NEAR = 24  # pixels, that are looked at first
+PIECE = 64  # pixels
 FELT = 0.02  # of a kernel's squared sum
 
 
@@ -100,10 +107,13 @@ def disturbed(
 ) -> Bool:
     """Find how far the holes that nothing fills well disturb the difference.
 
-    Around each group of such pixels, rings of ``step`` pixels are added as long as the matched
+    Around each piece of such a hole, rings of ``step`` pixels are added as long as the matched
     filter scatters by more than 1.5 times what it does in the frame, or is off by 0.7 sigma, or has
-    more than one pixel in a hundred beyond 4 sigma, until some rings in a row are calm. What is
-    wrong everywhere, as in a crowded field, is left to the noise model and to the verdict.
+    more than one pixel in a hundred beyond 4 sigma, until some rings in a row are calm. Pieces are
+    short, so that what a bleeding column disturbs at its star is not masked along all of it, nor
+    every source beside it. A source that such a mask would cut is masked whole: half of it would
+    be found in a wrong place. What is wrong everywhere, as in a crowded field, is left to the noise
+    model and to the verdict.
 
     Parameters
     ----------
@@ -125,29 +135,70 @@ def disturbed(
     out = np.zeros_like(holes)
     everywhere, scatter = _typical(flux, variance, mask)
     labels, n = ndimage.label(holes, structure=np.ones((3, 3)))
-    ny, nx = holes.shape
     for number, box in enumerate(ndimage.find_objects(labels, n), start=1):
-        rows, columns = box
-        y0, y1 = max(0, rows.start - reach), min(ny, rows.stop + reach)
-        x0, x1 = max(0, columns.start - reach), min(nx, columns.stop + reach)
-        window = np.s_[y0:y1, x0:x1]
-        score, usable = flux[window] / np.sqrt(variance[window]), mask[window] == 0
-        distance = ndimage.distance_transform_edt(labels[window] != number)
-        limit = outer = calm_rings = 0
-        while outer < reach and calm_rings < CALM_RINGS:
-            ring = (distance > outer) & (distance <= outer + step) & usable
-            outer += step
-            values = score[ring]
-            if values.size < 20:
+        for piece in _pieces(box):
+            own = labels[piece] == number
+            if not own.any():
                 continue
-            low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
-            calm = 0.5 * (high - low) < 1.5 * scatter and abs(middle - everywhere) < 0.7 * scatter
-            if calm and np.mean(np.abs(values - everywhere) > 4 * scatter) <= 0.01:
-                calm_rings += 1
-            else:
-                limit, calm_rings = outer, 0
-        out[window] |= distance <= limit
+            for far in (min(NEAR, reach), reach):
+                window, inner = _window(piece, far, holes.shape)
+                away = np.ones_like(holes[window])
+                away[inner] = ~own
+                distance = ndimage.distance_transform_edt(away)
+                usable = mask[window] == 0
+                pull = (flux[window] / np.sqrt(variance[window]) - everywhere) / scatter
+                limit, calm = _rings(pull, usable, distance, far, step)
+                if calm:
+                    break
+            within = distance <= limit
+            loud = (np.abs(pull) > LOUD) & usable
+            if (within & loud).any():
+                within |= ndimage.binary_propagation(within & loud, mask=loud)
+            out[window] |= within
     return out
+
+
+def _pieces(box: Box) -> Iterator[Box]:
+    """Cut a box into pieces of at most ``PIECE`` pixels a side."""
+    rows, columns = box
+    for y in range(rows.start, rows.stop, PIECE):
+        for x in range(columns.start, columns.stop, PIECE):
+            yield (
+                slice(y, min(y + PIECE, rows.stop)),
+                slice(x, min(x + PIECE, columns.stop)),
+            )
+
+
+def _window(piece: Box, reach: int, shape: tuple[int, int]) -> tuple[Box, Box]:
+    """Return the surroundings of a piece, and the piece within them."""
+    window = tuple(
+        slice(max(0, side.start - reach), min(length, side.stop + reach))
+        for side, length in zip(piece, shape, strict=True)
+    )
+    inner = tuple(
+        slice(side.start - around.start, side.stop - around.start)
+        for side, around in zip(piece, window, strict=True)
+    )
+    return (window[0], window[1]), (inner[0], inner[1])
+
+
+def _rings(
+    pull: npt.NDArray[np.floating], usable: Bool, distance: Float64, reach: int, step: int
+) -> tuple[int, bool]:
+    """Return how far the disturbance goes, and whether its end was seen."""
+    limit = outer = calm_rings = 0
+    while outer < reach and calm_rings < CALM_RINGS:
+        values = pull[(distance > outer) & (distance <= outer + step) & usable]
+        outer += step
+        if values.size < 20:
+            continue
+        low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
+        calm = 0.5 * (high - low) < 1.5 and abs(middle) < 0.7
+        if calm and np.mean(np.abs(values) > LOUD) <= 0.01:
+            calm_rings += 1
+        else:
+            limit, calm_rings = outer, 0
+    return limit, calm_rings == CALM_RINGS
 
 
 def _typical(flux: FloatImage, variance: FloatImage, mask: MaskImage) -> tuple[float, float]:

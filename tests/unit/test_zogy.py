@@ -403,6 +403,26 @@ def test_what_a_hole_disturbs_is_found_and_no_more():
     assert not found[np.hypot(y - 60, x - 60) > 20].any()
 
 
+def test_a_long_column_is_masked_where_it_disturbs_and_its_neighbours_are_kept():
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[0:500, 0:160]
+    score = rng.normal(0, 1, (500, 160)).astype(np.float32)
+    column = (x == 80) & (y > 20) & (y < 480)
+    star = np.hypot(y - 250, x - 80) < 14
+    score[star] += 8 * np.where((x + y)[star] % 2, 1, -1)
+    new = np.hypot(y - 100, x - 100) < 4
+    touched = np.hypot(y - 250, x - 95) < 5
+    score[new | touched] = 20.0
+    found = disturbed(
+        column, score, np.ones_like(score), column.astype(np.uint16), reach=40, step=2
+    )
+    assert (found & star).sum() > 0.9 * star.sum()
+    assert found[touched].all()
+    assert not (found & new).any()
+    far = (np.abs(y - 250) > 60) & ~column
+    assert (found & far).sum() < 0.01 * far.sum()
+
+
 def test_denoising_keeps_the_psf_and_takes_its_noise():
     rng = np.random.default_rng(2)
     clean = gaussian_stamp(3.6, 13)
