@@ -72,11 +72,38 @@ def padding_pixels(key: int, order: int, width: int) -> Padding:
     width : int
         Pixels along its sides, a power of two, at least `PADDING`.
     """
-    depth = order + int(np.log2(width))
     side, full = 2**order, 2**order * width
     face, rest = divmod(key, side * side)
-    y0, x0 = (rest // side) * width, (rest % side) * width
-    size = width + 2 * PADDING
+    ty, tx = divmod(rest, side)
+    if 0 < tx < side - 1 and 0 < ty < side - 1:
+        # All around is on the same face.
+        rows, columns = np.nonzero(_frame(width))
+        y, x = ty * width + rows - PADDING, tx * width + columns - PADDING
+    else:
+        ids = _padding_ids(face, ty * width, tx * width, order, width)
+        rows, columns = np.nonzero(_frame(width) & (ids >= 0))
+        flat = tile_key(ids[rows, columns], order + int(np.log2(width)))
+        y, x, face = (flat // full) % full, flat % full, flat // (full * full)
+    return Padding(
+        rows=rows,
+        columns=columns,
+        keys=(face * side + y // width) * side + x // width,
+        y=y % width,
+        x=x % width,
+    )
+
+
+def _frame(width: int) -> npt.NDArray[np.bool_]:
+    """Return which pixels of a padded tile are padding."""
+    frame = np.ones((width + 2 * PADDING, width + 2 * PADDING), dtype=np.bool_)
+    frame[PADDING : PADDING + width, PADDING : PADDING + width] = False
+    return frame
+
+
+def _padding_ids(face: int, y0: int, x0: int, order: int, width: int) -> IntArray:
+    """Return the nested numbers of the pixels around a tile that begins at (y0, x0) of a face."""
+    depth = order + int(np.log2(width))
+    full, size = 2**order * width, width + 2 * PADDING
     begin, end = PADDING, PADDING + width
     ids = np.full((size, size), -1, dtype=np.int64)
 
@@ -95,17 +122,7 @@ def padding_pixels(key: int, order: int, width: int) -> Padding:
     above = _onwards(ids[end - 2], ids[end - 1], depth)
     for i in range(PADDING):
         ids[begin - 1 - i], ids[end + i] = below[i], above[i]
-    ids[begin:end, begin:end] = -1
-    rows, columns = np.nonzero(ids >= 0)
-    flat = tile_key(ids[rows, columns], depth)
-    y, x = (flat // full) % full, flat % full
-    return Padding(
-        rows=rows,
-        columns=columns,
-        keys=(flat // (full * full) * side + y // width) * side + x // width,
-        y=y % width,
-        x=x % width,
-    )
+    return ids
 
 
 def _onwards(before: IntArray, last: IntArray, depth: int) -> list[IntArray]:

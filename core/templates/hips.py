@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from astropy.wcs.utils import proj_plane_pixel_area
 
 from core.bands import same_band
@@ -15,7 +16,7 @@ from core.deadline import Deadline
 from core.errors import ExposureError, InputUnavailable, NoTemplate, UnusableInput
 from core.exposure import TemplateFacts
 from core.image import ExposureFacts, FloatImage, Image, MaskBit, MaskImage
-from core.tangent import TangentGrid, unit_vectors
+from core.tangent import FloatArray, TangentGrid, unit_vectors
 from core.templates.cache import FileCache, NoCache
 from core.templates.fetching import Fetcher
 from core.templates.hips2fits import HIPS2FITS_ENDPOINTS, Hips2Fits
@@ -162,6 +163,12 @@ class HipsTemplates:
         properties = tree.properties(deadline)
         order = properties.order_for(_pixel_scale(request))
         grid = self._grid(request, properties.pixel(order), shared=False)
+        coverage = tree.coverage(properties, deadline)
+        if coverage is not None and not coverage.covers(*_places(request)).any():
+            raise _NotCovered(
+                f"{survey.label}: its coverage map has nothing at RA {grid.ra:.4f} Dec "
+                f"{grid.dec:+.4f}{_coverage(properties)}"
+            )
         tiles, numbers = self._tiles(survey, tree, properties, order, grid, deadline)
         if not tiles:
             raise _NotCovered(
@@ -297,12 +304,17 @@ def _coverage(properties: HipsProperties) -> str:
     return f" (it covers {100 * properties.sky_fraction:.3g} % of the sky)"
 
 
-def _overlap(grid: TangentGrid, holes: np.ndarray, request: TemplateRequest) -> float:
-    """Return the part of the exposure on which the template has data."""
+def _places(request: TemplateRequest) -> tuple[FloatArray, FloatArray]:
+    """Return right ascension and declination of places all over the exposure, degrees."""
     assert request.wcs is not None
     ny, nx = request.shape
     x, y = np.meshgrid(np.linspace(0, nx - 1, 65), np.linspace(0, ny - 1, 65))
-    gx, gy = grid.pixels(unit_vectors(*to_icrs(request.wcs, x.ravel(), y.ravel())))
-    inside = np.isfinite(gx) & np.isfinite(gy)
-    rows, columns = np.rint(gy[inside]).astype(int), np.rint(gx[inside]).astype(int)
-    return float((~holes[rows, columns]).sum() / gx.size)
+    return to_icrs(request.wcs, x.ravel(), y.ravel())
+
+
+def _overlap(grid: TangentGrid, holes: npt.NDArray[np.bool_], request: TemplateRequest) -> float:
+    """Return the part of the exposure on which the template has data."""
+    x, y = grid.pixels(unit_vectors(*_places(request)))
+    inside = np.isfinite(x) & np.isfinite(y)
+    rows, columns = np.rint(y[inside]).astype(int), np.rint(x[inside]).astype(int)
+    return float((~holes[rows, columns]).sum() / x.size)

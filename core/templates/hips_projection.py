@@ -195,7 +195,10 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
     point, step_x, step_y, cx, cy, side, keys, tiles, table, area, saturation, data, mask
 ):
     """Lanczos-3 at every pixel; ``area`` in steradian, 0 to leave the values alone."""
-    width = tiles.shape[1] - 6
+    padded = tiles.shape[1]
+    width = padded - 6
+    flat = tiles.ravel()
+    saturates = np.isfinite(saturation)
     steps = table.shape[0] - 1
     # The solid angle of a pixel at the tangent point; it falls with the cube of the distance.
     nx_, ny_, nz_ = (
@@ -245,16 +248,20 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
             qx = ix + 1
             qy = iy + 1
             total = np.float32(0.0)
-            top = np.float32(-np.inf)
+            at = np.uint64((slot * padded + qy) * padded + qx)
             for j in range(6):
-                row = np.float32(0.0)
-                for i in range(6):
-                    row += wx[i] * tiles[slot, qy + j, qx + i]
-                total += wy[j] * row
-            for j in range(1, 5):
-                for i in range(1, 5):
-                    top = max(top, tiles[slot, qy + j, qx + i])
-            flags = _SATURATED if top >= saturation else 0
+                total += wy[j] * (
+                    (wx[0] * flat[at] + wx[1] * flat[at + np.uint64(1)])
+                    + (wx[2] * flat[at + np.uint64(2)] + wx[3] * flat[at + np.uint64(3)])
+                    + (wx[4] * flat[at + np.uint64(4)] + wx[5] * flat[at + np.uint64(5)])
+                )
+                at += np.uint64(padded)
+            flags = 0
+            if saturates:
+                for j in range(1, 5):
+                    for i in range(1, 5):
+                        if tiles[slot, qy + j, qx + i] >= saturation:
+                            flags = _SATURATED
             if not np.isfinite(total):
                 total = np.float32(0.0)
                 weight = np.float32(0.0)

@@ -18,6 +18,7 @@ from core.templates.cache import CacheKey, FileCache
 from core.templates.fetching import Content, Fetcher
 from core.templates.healpix import nested_number
 from core.templates.hips_properties import HipsProperties
+from core.templates.moc import Moc, read_moc
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,10 @@ class HipsTree(Protocol):
         core.errors.InputUnavailable
             If it cannot be read now.
         """
+        ...
+
+    def coverage(self, properties: HipsProperties, deadline: Deadline) -> Moc | None:
+        """Return the part of the sky that the HiPS covers; None where it does not say."""
         ...
 
     def tile(
@@ -83,6 +88,11 @@ class LocalTree:
         except OSError as error:
             raise InputUnavailable(f"{path}: cannot be read ({error.strerror})") from error
         return HipsProperties.parse(text, str(path))
+
+    def coverage(self, properties: HipsProperties, deadline: Deadline) -> Moc | None:
+        """See `HipsTree.coverage`."""
+        path = self.folder / "Moc.fits"
+        return read_moc(path) if path.exists() else None
 
     def tile(
         self, properties: HipsProperties, order: int, number: int, deadline: Deadline
@@ -133,6 +143,19 @@ class RemoteTree:
                 f"{self._url}: is no HiPS, it has no file 'properties'; correct the settings"
             ) from error
         return HipsProperties.parse(text, url)
+
+    def coverage(self, properties: HipsProperties, deadline: Deadline) -> Moc | None:
+        """See `HipsTree.coverage`."""
+
+        def make(path: Path) -> None:
+            self._fetcher.download(f"{self._url}/Moc.fits", path, deadline=deadline)
+
+        try:
+            key = CacheKey("hips-moc", (self._url, properties.release))
+            with self._cache.entry(key, make, deadline=deadline) as file:
+                return read_moc(file.path)
+        except NotInArchive:
+            return None
 
     def tile(
         self, properties: HipsProperties, order: int, number: int, deadline: Deadline

@@ -363,6 +363,57 @@ def test_neighbouring_exposures_share_tiles(
     assert len(asked) == len(set(asked))
 
 
+def write_moc(folder: Path, cells: dict[int, list[int]], *, ranges: bool, frame: str = "C") -> None:
+    """Write a coverage map; cells by order (https://www.ivoa.net/documents/MOC/, section 4.3)."""
+    if ranges:
+        values = [
+            [n << 2 * (29 - order), (n + 1) << 2 * (29 - order)]
+            for order, numbers in cells.items()
+            for n in numbers
+        ]
+        data, name = np.ravel(sorted(values)), "RANGE"
+    else:
+        data = np.array([4 * 4**order + n for order, numbers in cells.items() for n in numbers])
+        name = "UNIQ"
+    column = fits.Column(name, "K", array=data.astype(np.int64))
+    table = fits.BinTableHDU.from_columns([column])
+    table.header["ORDERING"] = "RANGE" if ranges else "NUNIQ"
+    table.header["COORDSYS"] = frame
+    table.writeto(folder / "Moc.fits", overwrite=True)
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+@pytest.mark.parametrize("frame", ["C", "G"])
+def test_outside_the_coverage_map_no_tile_is_asked_for(
+    archive: ArchiveServer, tree: Path, ranges: bool, frame: str
+) -> None:
+    place = SkyCoord(150.0, 2.0, unit="deg")
+    place = place.galactic.spherical if frame == "G" else place.icrs.spherical
+    here = {
+        order: [int(HEALPix(2**order, order="nested").lonlat_to_healpix(place.lon, place.lat))]
+        for order in (3, 8)
+    }
+    here[8].append((here[3][0] + 1) % 768 * 4**5)  # a small cell elsewhere
+    write_moc(tree, here, ranges=ranges, frame=frame)
+    assert remote(archive).find(exposure()).facts.overlap == 1.0
+    archive.forget()
+    with pytest.raises(NoTemplate, match=r"coverage map has nothing at RA 20\.0000 Dec -40\.0000"):
+        remote(archive).find(exposure(20.0, -40.0))
+    assert archive.count("/Npix") == 0
+    with pytest.raises(NoTemplate, match="coverage map has nothing"):
+        local(tree).find(exposure(330.0, -2.0))
+
+
+@pytest.mark.parametrize("body", [b"", b"rubbish", None])
+def test_a_coverage_map_that_makes_no_sense_is_left_alone(tree: Path, body: bytes | None) -> None:
+    path = tree / "Moc.fits"
+    if body is None:
+        fits.BinTableHDU.from_columns([fits.Column("UNIQ", "K", array=[0, 1])]).writeto(path)
+    else:
+        path.write_bytes(body)
+    assert local(tree).find(exposure()).facts.overlap == 1.0
+
+
 def test_a_tile_that_cannot_be_fetched_is_no_hole(archive: ArchiveServer, tree: Path) -> None:
     archive.fault("/Npix", status=503)
     with pytest.raises(InputUnavailable, match="HTTP 503") as caught:
