@@ -177,3 +177,39 @@ def test_wings_at_the_rim_are_the_stars_own(beta):
     model = measure_psf(observed(light), RMS, CLEAR, star_list(x, y, flux), 3.6).at(280, 240)
     true = psf.at(280, 240, model.shape[0])
     assert (model * true).sum() / (model**2).sum() == pytest.approx(1, abs=0.006)
+
+
+def flux_errors(psf, true):
+    """What a fit with the model adds to the flux of a star, at 16 places."""
+    middle = np.s_[psf.size // 2 - 6 : psf.size // 2 + 7]
+    found = []
+    for px in (40, 200, 360, 520):
+        for py in (40, 170, 310, 440):
+            model = psf.at(px, py)[middle, middle].astype(float)
+            star = true.at(px, py, psf.size)[middle, middle]
+            found.append((model * star).sum() / (model**2).sum() - 1)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_faint_stars_do_not_make_a_noisy_psf(seed):
+    """Ten bright ones tell the profile; how it varies is left to size and shape."""
+    rng = np.random.default_rng(seed)
+    true = SimulatedPSF.draw(rng, SHAPE, 3.4, 0.1, 0.03, "moffat")
+    x, y = grid_of_places(SHAPE, 38, rng)
+    flux = np.where(rng.permutation(x.size) < 10, 6e4, 1500.0)  # S/N of 50 and more
+    light = np.zeros(SHAPE)
+    add_stars(light, true, x, y, flux)
+    psf = measure_psf(observed(light, seed), RMS, CLEAR, star_list(x, y, flux), 3.6)
+    errors = flux_errors(psf, true)
+    assert abs(errors.mean()) < 0.005
+    assert errors.std() < 0.0045
+
+
+def test_stars_on_galaxies_do_not_make_the_psf_wide():
+    light, true, x, y, flux = field(11, faint=1500, step=30)
+    hosts = np.arange(x.size) % 3 == 0
+    add_gaussians(light, x[hosts], y[hosts], 0.25 * flux[hosts], 6.5)
+    total = np.where(hosts, 1.25, 1) * flux
+    psf = measure_psf(observed(light), RMS, CLEAR, star_list(x, y, total), 3.6)
+    assert abs(flux_errors(psf, true).mean()) < 0.01
