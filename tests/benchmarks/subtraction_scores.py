@@ -20,6 +20,7 @@ from core.subtraction.difference import Difference, SubtractionQuality
 from core.subtraction.sfft import SFFTResult, evaluate_kernel_at
 
 MATCH = 2.5  # pixels between an injected source and its detection
+MATCH_HIDDEN = 7.0  # and one whose core a mask hides: the light beside the mask is its own
 STAR_SNR = 30.0
 
 
@@ -244,8 +245,8 @@ def _against_truth(
         places, areas = np.full((1, 2), -1e9), np.zeros(1)
     distance, _ = cKDTree(places).query(injected)
     found = distance < MATCH
-    to_truth, _ = cKDTree(injected).query(places)
-    false = (to_truth > MATCH) & (places[:, 0] > -1e8)
+    to_truth, source = cKDTree(injected).query(places)
+    false = (to_truth > np.where(clear[source], MATCH, MATCH_HIDDEN)) & (places[:, 0] > -1e8)
     expected = ndtr(snr - 5)
     use = clear & found & (snr > 15)
     fits = [
