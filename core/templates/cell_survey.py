@@ -36,6 +36,11 @@ class CellSurvey(Protocol):
         ...
 
     @property
+    def endpoint(self) -> str:
+        """Address of the archive, without a slash at its end."""
+        ...
+
+    @property
     def zero_point(self) -> float:
         """AB magnitude of one unit of the templates made of it."""
         ...
