@@ -73,7 +73,7 @@ class HipsSurvey:
         return self.hips or self.tree or ""
 
     @property
-    def scale_of_pixels(self) -> AsinhScale | None:
+    def asinh_scale(self) -> AsinhScale | None:
         """How to make the values linear; None where they are."""
         asinh = is_asinh(f"{self.hips} {self.tree}") if self.asinh is None else self.asinh
         return HIPS_ASINH if asinh else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +49,10 @@ class HipsTree(Protocol):
 
     def coverage(self, properties: HipsProperties, deadline: Deadline) -> Moc | None:
         """Return the part of the sky that the HiPS covers; None where it does not say."""
+        ...
+
+    def state(self, order: int, keys: Iterable[int]) -> str:
+        """Return what changes when some tiles change, found without reading them."""
         ...
 
     def tile(
@@ -93,6 +99,16 @@ class LocalTree:
         """See `HipsTree.coverage`."""
         path = self.folder / "Moc.fits"
         return read_moc(path) if path.exists() else None
+
+    def state(self, order: int, keys: Iterable[int]) -> str:
+        """See `HipsTree.state`: sizes and times of the files."""
+        stats = []
+        for key in keys:
+            path = self.folder / tile_path(order, int(nested_number(key, order)))
+            with suppress(OSError):
+                found = path.stat()
+                stats.append(f"{path.name} {found.st_size} {found.st_mtime_ns}")
+        return sha256("\n".join(stats).encode()).hexdigest()
 
     def tile(
         self, properties: HipsProperties, order: int, number: int, deadline: Deadline
@@ -156,6 +172,10 @@ class RemoteTree:
                 return read_moc(file.path)
         except NotInArchive:
             return None
+
+    def state(self, order: int, keys: Iterable[int]) -> str:
+        """See `HipsTree.state`: nothing but the release, which is known already."""
+        return ""
 
     def tile(
         self, properties: HipsProperties, order: int, number: int, deadline: Deadline

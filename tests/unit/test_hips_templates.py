@@ -27,11 +27,12 @@ from core.resample import resample
 from core.tangent import TangentGrid
 from core.templates.cache import NoCache, TemplateCache
 from core.templates.fetching import Fetcher, FetchPolicy
-from core.templates.hips import HipsLimits, HipsTemplates
+from core.templates.hips import HipsTemplates
 from core.templates.hips2fits import Hips2Fits
+from core.templates.hips_assembly import HipsLimits
 from core.templates.hips_properties import HipsProperties
 from core.templates.hips_survey import HipsSurvey
-from core.templates.template import TemplateRequest
+from core.templates.template import Identifying, TemplateRequest
 from tests.archive.hips import Hips2FitsService, StarField, write_hips, write_properties
 from tests.archive.server import ArchiveServer
 from tests.shared_data import shared_data
@@ -303,6 +304,23 @@ def test_bands_choose_the_survey(tmp_path: Path) -> None:
         HipsTemplates(surveys).find(replace(request, wcs=None))
 
 
+def test_what_determines_the_pixels_identifies_them(tmp_path: Path) -> None:
+    request = exposure()
+    write_hips(tmp_path, sky_at(), request.wcs, SHAPE, order=ORDER, width=WIDTH)
+    provider = local(tmp_path)
+    assert isinstance(provider, Identifying)
+    identity = provider.identify(request)
+    assert identity
+    assert identity == provider.find(request).identity == local(tmp_path).identify(request)
+    assert local(tmp_path, pixel_scale=0.7).identify(request) != identity
+    assert provider.identify(exposure(150.02)) != identity  # other tiles
+    tile = next(iter(sorted(tmp_path.rglob("Npix*.fits"))))
+    tile.write_bytes(tile.read_bytes() + b" ")
+    assert provider.identify(request) != identity
+    with pytest.raises(NoTemplate, match="no HiPS for band z"):
+        provider.identify(replace(request, band="z"))
+
+
 def test_a_template_that_would_be_too_large_is_refused(tmp_path: Path) -> None:
     write_properties(tmp_path, hips_order=20, hips_frame="equatorial")
     provider = HipsTemplates([HipsSurvey(tree=str(tmp_path))], limits=HipsLimits(max_pixels=10_000))
@@ -550,8 +568,12 @@ def test_the_tree_comes_first_and_the_service_when_it_is_down(
     provider = with_service(archive, endpoint, tree=f"{archive.url}/hips")
     provider.find(exposure())
     assert archive.count("hips2fits") == 0
+    assert provider.identify(exposure()) == provider.find(exposure()).identity
     archive.fault("/hips/", status=500)
     assert provider.find(exposure()).sources == ("CDS/P/made/r",)
+    assert provider.identify(exposure()) == provider.find(exposure()).identity
+    archive.forget()
+    provider.find(exposure())
     assert archive.count("hips2fits") == 1
     archive.mend()
     # A field that the tree does not cover is not asked for once more.
@@ -596,10 +618,10 @@ def test_asinh_scaled_surveys_are_made_linear_first(
 
 
 def test_asinh_is_told_by_the_name_and_can_be_overruled() -> None:
-    assert HipsSurvey(hips="CDS/P/PanSTARRS/DR1/r").scale_of_pixels is not None
-    assert HipsSurvey(hips="CDS/P/PanSTARRS/DR1/r", asinh=False).scale_of_pixels is None
-    assert HipsSurvey(hips="CDS/P/DSS2/red").scale_of_pixels is None
-    assert HipsSurvey(hips="CDS/P/DSS2/red", asinh=True).scale_of_pixels is not None
+    assert HipsSurvey(hips="CDS/P/PanSTARRS/DR1/r").asinh_scale is not None
+    assert HipsSurvey(hips="CDS/P/PanSTARRS/DR1/r", asinh=False).asinh_scale is None
+    assert HipsSurvey(hips="CDS/P/DSS2/red").asinh_scale is None
+    assert HipsSurvey(hips="CDS/P/DSS2/red", asinh=True).asinh_scale is not None
     with pytest.raises(ValueError, match="needs an identifier"):
         HipsSurvey()
 
