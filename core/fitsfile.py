@@ -15,7 +15,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -139,7 +139,11 @@ class FitsFile:
 
 
 def open_fits(
-    path: str | os.PathLike[str], *, max_pixels: int, only_primary: bool = False
+    path: str | os.PathLike[str],
+    *,
+    max_pixels: int,
+    only_primary: bool = False,
+    stream: BinaryIO | None = None,
 ) -> FitsFile:
     """Walk over all HDUs of a FITS file; plain, gzipped or bzipped, told apart by their bytes.
 
@@ -153,6 +157,9 @@ def open_fits(
     only_primary : bool
         Do not look beyond a primary HDU that is an image, so that a gzipped file need not be
         inflated to know what is in it.
+    stream : binary file or None
+        Read from instead of the file, which is then only named: one that is elsewhere, of which
+        parts can be had. It must be able to seek.
 
     Raises
     ------
@@ -162,8 +169,48 @@ def open_fits(
         If it is not FITS, is truncated, or its headers contradict themselves.
     """
     name = os.fspath(path)
-    with _opened(name) as stream:
-        return FitsFile(name, tuple(_walk(stream, name, max_pixels, only_primary)))
+    with _opened(name, stream) as opened:
+        return FitsFile(name, tuple(_walk(opened, name, max_pixels, only_primary)))
+
+
+def write_headers(file: FitsFile, path: str | os.PathLike[str]) -> None:
+    """Write the headers of a FITS file, one after another without the data.
+
+    Raises
+    ------
+    UnusableInput
+        If a header holds what FITS does not allow.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            text = "".join(hdu.header.tostring() for hdu in file.hdus).encode("ascii")
+        except (VerifyError, ValueError) as error:
+            raise UnusableInput(f"{file.path}: its headers cannot be kept ({error})") from error
+    with open(path, "wb") as stream:
+        stream.write(text)
+
+
+def read_headers(path: str | os.PathLike[str], name: str) -> FitsFile:
+    """Return the HDUs that `write_headers` wrote; their pixels cannot be read.
+
+    Parameters
+    ----------
+    path : path
+        What was written.
+    name : str
+        Of the file that they describe.
+
+    Raises
+    ------
+    UnusableInput
+        If that is not what it is.
+    """
+    hdus: list[Hdu] = []
+    with open(path, "rb") as stream:
+        while (text := _header_text(stream, name, len(hdus))) is not None:
+            hdus.append(_describe(text, name, len(hdus), 0))
+    return FitsFile(name, tuple(hdus))
 
 
 def card(header: Header, keyword: str) -> str | float | int | bool | None:
@@ -176,11 +223,11 @@ def card(header: Header, keyword: str) -> str | float | int | bool | None:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
+def _opened(path: str, stream: BinaryIO | None = None) -> Iterator[BinaryIO]:
     if "\0" in path:
         raise InputUnavailable(f"{path!r} is not a file name; correct the event")
     try:
-        with open(path, "rb") as plain:
+        with nullcontext(stream) if stream is not None else open(path, "rb") as plain:
             magic = plain.read(3)
             plain.seek(0)
             if magic[:2] == b"\x1f\x8b":
@@ -208,7 +255,9 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 def _walk(stream: BinaryIO, path: str, max_pixels: int, only_primary: bool) -> Iterator[Hdu]:
     # A plain file is skipped over by seeking, so its true length must be known.
     inflating = isinstance(stream, gzip.GzipFile | bz2.BZ2File)
-    length = None if inflating else os.fstat(stream.fileno()).st_size
+    length = None if inflating else stream.seek(0, os.SEEK_END)
+    if length is not None:
+        stream.seek(0)
     offset, index, kept = 0, 0, 0
     while True:
         text = _header_text(stream, path, index)

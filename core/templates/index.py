@@ -12,19 +12,16 @@ import numpy.typing as npt
 from astropy.io.fits import Header
 from astropy.wcs import WCS
 
-from core.errors import ExposureError, UnusableInput
-from core.fitsfile import Hdu, card, open_fits
+from core.deadline import Deadline
+from core.errors import ArchiveUnavailable, ExposureError, UnusableInput
+from core.fitsfile import Hdu, card
 from core.headerfacts import read_facts
 from core.image import ExposureFacts
 from core.pixel_mapping import SkyMapping
 from core.reading import is_side_extension, read_wcs
-from core.templates.siblings import (
-    Siblings,
-    is_fits_name,
-    is_side_plane,
-    planes_by_stem,
-    siblings_of,
-)
+from core.templates.cache import LockTimeout
+from core.templates.folder import FoundFile, TemplateFolder
+from core.templates.siblings import is_side_plane, planes_by_stem, siblings_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +30,23 @@ _FRAMES = ("NINPUTS", "NCOMBINE", "NFRAMES", "NIMAGES", "NCOADD")
 _SEEING_PIXELS = ("FWHM", "PFWHM")
 _SEEING_ARCSEC = ("SEEING",)
 _EDGE_POINTS = 16
+_FAILURES_IN_A_ROW = 3  # files that cannot be fetched: so many, and the server is taken for dead
+
+
+@dataclass(frozen=True)
+class TemplateFiles:
+    """A file with images and those of its separate planes."""
+
+    image: FoundFile
+    mask: FoundFile | None = None
+    weight: FoundFile | None = None
+    variance: FoundFile | None = None
+
+    @property
+    def all(self) -> list[FoundFile]:
+        """Those that are there."""
+        files = (self.image, self.mask, self.weight, self.variance)
+        return [file for file in files if file is not None]
 
 
 @dataclass(frozen=True)
@@ -41,8 +55,8 @@ class TemplateRecord:
 
     Attributes
     ----------
-    path : str
-        The file.
+    files : TemplateFiles
+        The file and its separate planes.
     hdu : int
         Number of the HDU.
     name : str
@@ -57,11 +71,9 @@ class TemplateRecord:
         Arcsec, or pixels, whichever the header states; for comparisons only.
     n_frames : int
         Exposures that it was made of.
-    siblings : Siblings
-        Paths of its separate mask, weight and variance.
     """
 
-    path: str
+    files: TemplateFiles
     hdu: int
     name: str
     frame: Frame
@@ -69,7 +81,11 @@ class TemplateRecord:
     depth: float | None
     seeing: float | None
     n_frames: int
-    siblings: Siblings
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What no other image has, nor this one when its files have changed."""
+        return (f"HDU {self.hdu}", *(file.identity for file in self.files.all))
 
 
 @dataclass(frozen=True)
@@ -122,108 +138,110 @@ class Frame:
 
     def overlap(self, other: Frame, points: int = 41) -> Overlap:
         """Return how much of this frame another covers, from ``points``² places on this one."""
-        distance = _angle(self.centre, other.centre)
-        if distance > self.radius + other.radius:
-            return Overlap(0.0, distance)
+        covered = self.covered_by(other, points)
+        return Overlap(float(covered.mean()), _angle(self.centre, other.centre))
+
+    def covered_by(self, other: Frame, points: int = 41) -> npt.NDArray[np.bool_]:
+        """Return which of ``points``² places on this frame another covers."""
+        if _angle(self.centre, other.centre) > self.radius + other.radius:
+            return np.zeros((points, points), dtype=np.bool_)
         ny, nx = self.shape
         x = (np.arange(points) + 0.5) / points * nx - 0.5
         y = (np.arange(points) + 0.5) / points * ny - 0.5
         sx, sy = SkyMapping(self.wcs, other.wcs, nx)(x[None, :], y[:, None])
         with np.errstate(invalid="ignore"):
-            inside = (
+            covered: npt.NDArray[np.bool_] = (
                 (sx > -0.5)
                 & (sx < other.shape[1] - 0.5)
                 & (sy > -0.5)
                 & (sy < other.shape[0] - 0.5)
             )
-        return Overlap(float(inside.mean()), distance)
+        return covered
 
 
 @dataclass(frozen=True)
-class _Stamp:
-    """What tells a changed file from an unchanged one."""
+class _Known:
+    """What was found in a file, or why nothing was."""
 
-    mtime_ns: int
-    size: int
-    siblings: Siblings
+    files: TemplateFiles
+    records: tuple[TemplateRecord, ...]
+    fault: str | None = None
 
 
 class TemplateIndex:
-    """The images below a folder; brought up to date whenever it is asked.
+    """The images of a folder; brought up to date whenever it is asked.
 
-    Every process has its own: there is nothing to lock. Headers of files that did not change
-    (modification time, size, siblings) are not read again.
+    Every process has its own: there is nothing to lock. Headers of files that did not change are
+    not read again.
 
     Parameters
     ----------
-    folder : str
-        Searched with all folders below it. Names that begin with a dot are left out, so that a
-        template can be written under such a name and then renamed.
+    folder : TemplateFolder
+        Searched with all folders below it.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: TemplateFolder) -> None:
         self.folder = folder
-        self._known: dict[str, tuple[_Stamp, tuple[TemplateRecord, ...]]] = {}
-        self.unreadable: dict[str, str] = {}
+        self._known: dict[str, _Known] = {}
 
-    def records(self) -> list[TemplateRecord]:
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Why files are left out, by path."""
+        return {path: known.fault for path, known in self._known.items() if known.fault}
+
+    def records(self, deadline: Deadline | None = None) -> list[TemplateRecord]:
         """Return all usable images, ordered by name.
 
         Raises
         ------
-        OSError
-            If the folder cannot be listed.
+        core.errors.InputUnavailable
+            If the folder cannot be listed, or not all headers be read before the deadline. What
+            was read is not read again.
         """
-        found: dict[str, tuple[_Stamp, tuple[TemplateRecord, ...]]] = {}
-        unreadable: dict[str, str] = {}
-        for path, stamp in self._scan():
+        found = self._scan(deadline)
+        there = {each.image.path for each in found}
+        self._known = {path: known for path, known in self._known.items() if path in there}
+        failures = 0
+        for each in found:
+            path = each.image.path
             known = self._known.get(path)
-            if known is not None and known[0] == stamp:
-                found[path] = known
-                if path in self.unreadable:
-                    unreadable[path] = self.unreadable[path]
+            if known is not None and known.files == each:
                 continue
+            self._known.pop(path, None)
             try:
-                records = self._read(path, stamp.siblings)
+                self._known[path] = _Known(each, self._read(each, deadline))
+                failures = 0
+            except (ArchiveUnavailable, LockTimeout) as error:  # it may be readable the next time
+                failures += 1
+                expired = deadline is not None and deadline.expired
+                if failures == _FAILURES_IN_A_ROW or expired:
+                    raise
+                logger.warning("template left out for now: %s", error)
             except ExposureError as error:
                 logger.warning("template left out: %s", error)
-                unreadable[path] = str(error)
-                records = ()
-            found[path] = stamp, records
-        self._known, self.unreadable = found, unreadable
-        return [record for path in sorted(found) for record in found[path][1]]
+                self._known[path] = _Known(each, (), str(error))
+        return [record for path in sorted(self._known) for record in self._known[path].records]
 
-    def _scan(self) -> list[tuple[str, _Stamp]]:
-        os.listdir(self.folder)  # os.walk would pass over a folder that is not there
-        stamps: list[tuple[str, _Stamp]] = []
-        for folder, subfolders, names in os.walk(self.folder, followlinks=True):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            visible = [n for n in names if is_fits_name(n) and not n.startswith(".")]
-            planes = planes_by_stem(visible)
-            for name in visible:
-                if is_side_plane(name):
-                    continue
-                path = os.path.join(folder, name)
-                try:
-                    stat = os.stat(path)
-                except FileNotFoundError:  # removed since it was listed
-                    continue
-                theirs = siblings_of(name, planes)
-                in_folder = Siblings(
-                    *(
-                        None if plane is None else os.path.join(folder, plane)
-                        for plane in (theirs.mask, theirs.weight, theirs.variance)
-                    )
-                )
-                stamps.append((path, _Stamp(stat.st_mtime_ns, stat.st_size, in_folder)))
-        return stamps
+    def _scan(self, deadline: Deadline | None) -> list[TemplateFiles]:
+        folders: dict[str, dict[str, FoundFile]] = {}
+        for file in self.folder.files(deadline):
+            folder, name = os.path.split(file.path)
+            folders.setdefault(folder, {})[name] = file
+        found = []
+        for files in folders.values():
+            planes = planes_by_stem(files)
+            for name, file in files.items():
+                if not is_side_plane(name):
+                    theirs = siblings_of(name, planes)
+                    roles = (theirs.mask, theirs.weight, theirs.variance)
+                    found.append(TemplateFiles(file, *(files.get(role or "") for role in roles)))
+        return found
 
-    def _read(self, path: str, siblings: Siblings) -> tuple[TemplateRecord, ...]:
-        # Nothing but headers is wanted: with a limit of 0 no pixels are kept.
-        file = open_fits(path, max_pixels=0, only_primary=True)
+    def _read(self, found: TemplateFiles, deadline: Deadline | None) -> tuple[TemplateRecord, ...]:
+        file = self.folder.headers(found.image, deadline)
+        path = found.image.path
         images = [h for h in file.hdus if h.is_image and not is_side_extension(h)]
         science = [h for h in images if h.name == "SCI"] or images
-        name = os.path.relpath(path, self.folder)
         records = []
         faults: list[str] = []
         for hdu in science:
@@ -234,20 +252,16 @@ class TemplateIndex:
                 faults.append(str(error))
                 continue
             assert wcs is not None
+            name = found.image.name
             label = name if len(science) == 1 else f"{name}[{hdu.index}]"
-            records.append(_record(path, hdu, label, wcs, headers, siblings))
+            records.append(_record(found, hdu, label, wcs, headers))
         if not records:
             raise UnusableInput(next(iter(faults), f"{path}: holds no two-dimensional image"))
         return tuple(records)
 
 
 def _record(
-    path: str,
-    hdu: Hdu,
-    name: str,
-    wcs: WCS,
-    headers: tuple[Header, ...],
-    siblings: Siblings,
+    files: TemplateFiles, hdu: Hdu, name: str, wcs: WCS, headers: tuple[Header, ...]
 ) -> TemplateRecord:
     def number(keywords: tuple[str, ...]) -> float | None:
         for header in headers:
@@ -258,7 +272,7 @@ def _record(
         return None
 
     return TemplateRecord(
-        path=path,
+        files=files,
         hdu=hdu.index,
         name=name,
         frame=Frame.of(wcs, hdu.shape),
@@ -266,7 +280,6 @@ def _record(
         depth=number(_DEPTH),
         seeing=number(_SEEING_ARCSEC) or number(_SEEING_PIXELS),
         n_frames=max(1, int(number(_FRAMES) or 1)),
-        siblings=siblings,
     )
 
 

@@ -1,0 +1,281 @@
+"""A folder of templates in an object store or on a server, by its URL (fsspec)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from core.deadline import Deadline
+from core.errors import (
+    ArchiveUnavailable,
+    ExposureError,
+    ForbiddenAddress,
+    InputUnavailable,
+    UnusableInput,
+)
+from core.fitsfile import FitsFile, open_fits, read_headers, write_headers
+from core.templates.cache import CacheKey, FileCache, NoCache
+from core.templates.folder import FoundFile
+from core.templates.siblings import is_fits_name
+
+logger = logging.getLogger(__name__)
+
+_RANGE = 1 << 15  # bytes at a time while headers are read; as many are read ahead
+_CHUNK = 1 << 23  # while whole files are
+# What file systems call the things that change with a file.
+_MARKS = ("size", "ETag", "mtime", "LastModified", "Last-Modified", "last_modified", "created")
+_SILENCE = 30.0  # seconds after which a web server is given up
+_NEVER = Deadline.never()
+
+
+def is_url(path: str) -> bool:
+    """Return whether a folder is named by a URL (``s3://bucket/templates``), not by a path."""
+    return "://" in path
+
+
+class RemoteFolder:
+    """A folder that fsspec can list: ``s3://``, ``gs://``, ``http://``, ``memory://`` ...
+
+    Of the headers only the parts are fetched that are needed, where the file system can do that;
+    both headers and files come through the cache and are fetched once by all processes.
+
+    Parameters
+    ----------
+    url : str
+        The folder. ``s3://`` needs the package s3fs, ``http://`` the package aiohttp and a server
+        that lists its folders.
+    cache : FileCache or None
+        Where files are kept.
+    refresh_seconds : float
+        How long a listing is believed.
+    options : mapping or None
+        For the file system: credentials, endpoint ... (fsspec's ``storage_options``).
+    clock : callable
+        Seconds that only ever grow.
+
+    Raises
+    ------
+    ValueError
+        If no file system of that name is known.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cache: FileCache | None = None,
+        refresh_seconds: float = 300.0,
+        options: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.shown = url
+        self._cache = cache or NoCache()
+        self._refresh_seconds = refresh_seconds
+        self._options = dict(options or {})
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._listed: tuple[float, list[FoundFile]] | None = None
+        scheme = url.partition("://")[0]
+        if scheme not in fsspec.available_protocols():
+            raise ValueError(f"{url}: fsspec knows no {scheme}://; check the address")
+        self._is_web = scheme in ("http", "https")
+
+    def files(self, deadline: Deadline | None) -> list[FoundFile]:
+        """List the files, anew if the last listing is old; see `TemplateFolder`."""
+        with self._lock:
+            now = self._clock()
+            if self._listed is None or now - self._listed[0] >= self._refresh_seconds:
+                try:
+                    with _asked(self.shown):
+                        listing = self._list(deadline or _NEVER)
+                except InputUnavailable as error:
+                    if self._listed is None:
+                        raise
+                    # What is in the cache can be used meanwhile.
+                    logger.warning("the old listing is used: %s", error)
+                    listing = self._listed[1]
+                self._listed = now, listing
+            return list(self._listed[1])
+
+    def headers(self, file: FoundFile, deadline: Deadline | None) -> FitsFile:
+        """Read the headers, from the cache if they are there; see `TemplateFolder`."""
+        limit = deadline or _NEVER
+
+        def make(path: Path) -> None:
+            try:
+                with self._open(file, limit, in_parts=True) as stream:
+                    found = open_fits(file.path, max_pixels=0, only_primary=True, stream=stream)
+            except _NoRanges:
+                with self.local([file], limit) as (copy,):
+                    found = open_fits(copy, max_pixels=0, only_primary=True)
+            write_headers(found, path)
+
+        key = CacheKey("template-headers", (file.path, file.stamp), ".headers")
+        with self._cache.entry(key, make, deadline=deadline) as kept:
+            return read_headers(kept.path, file.path)
+
+    @contextmanager
+    def local(self, files: Sequence[FoundFile], deadline: Deadline | None) -> Iterator[list[str]]:
+        """Fetch the files if they are not here yet; see `TemplateFolder`."""
+        with ExitStack() as stack:
+            paths = []
+            for file in files:
+                key = CacheKey("template-file", (file.path, file.stamp), _suffix(file.name))
+                make = self._download(file, deadline or _NEVER)
+                entry = stack.enter_context(self._cache.entry(key, make, deadline=deadline))
+                paths.append(str(entry.path))
+            yield paths
+
+    def is_same(self, file: FoundFile, path: str) -> bool:
+        """Compare the URLs; see `TemplateFolder`."""
+        return file.path == path
+
+    def _system(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        try:
+            options = {**_web_options(), **self._options} if self._is_web else self._options
+            system, root = url_to_fs(self.shown, **options)
+        except ImportError as error:
+            raise UnusableInput(f"{self.shown}: {error}") from error
+        return system, root.rstrip("/")
+
+    def _list(self, deadline: Deadline) -> list[FoundFile]:
+        system, root = self._system()
+        system.invalidate_cache()
+        system.ls(root, detail=False)  # find would take a server that is away for an empty folder
+        strict = {"on_error": "raise"} if self._is_web else {}
+        found = []
+        for path, info in sorted(system.find(root, detail=True, **strict).items()):
+            name = path.removeprefix(root + "/")
+            # A listing is somebody else's text: nothing outside of the folder is asked for.
+            if name == path or any(part.startswith(".") for part in name.split("/")):
+                continue
+            if not is_fits_name(name):
+                continue
+            _check(deadline, self.shown)
+            if info.get("size") is None:  # a listing of links tells no more than names
+                info = system.info(path)
+            marks = [f"{mark}={info[mark]}" for mark in _MARKS if info.get(mark) is not None]
+            found.append(FoundFile(system.unstrip_protocol(path), name, " ".join(marks)))
+        return found
+
+    @contextmanager
+    def _open(self, file: FoundFile, deadline: Deadline, *, in_parts: bool) -> Iterator[BinaryIO]:
+        """Open a file, to be read from its beginning to its end or here and there."""
+        at_once = _RANGE if in_parts else _CHUNK
+        # Of a web server a whole file is asked for at once: not all can do anything else.
+        block = 0 if self._is_web and not in_parts else at_once
+        with _asked(file.path):
+            system, _ = self._system()
+            opened = system.open(file.path, "rb", block_size=block, cache_type="readahead")
+        with opened, io.BufferedReader(_Stream(opened, file.path, deadline), at_once) as stream:
+            yield cast(BinaryIO, stream)
+
+    def _download(self, file: FoundFile, deadline: Deadline) -> Callable[[Path], dict[str, str]]:
+        def make(path: Path) -> dict[str, str]:
+            with self._open(file, deadline, in_parts=False) as stream, path.open("wb") as target:
+                shutil.copyfileobj(stream, target, _CHUNK)
+            expected = [m for m in file.stamp.split() if m.startswith("size=")]
+            if expected and expected[0] != f"size={path.stat().st_size}":
+                raise ArchiveUnavailable(
+                    f"{file.path}: {path.stat().st_size} bytes came, the listing says "
+                    f"{expected[0].removeprefix('size=')}; try again"
+                )
+            return {"url": file.path, "stamp": file.stamp}
+
+        return make
+
+
+class _NoRanges(Exception):
+    """The server sends whole files only."""
+
+
+class _Stream(io.RawIOBase):
+    """A remote file whose faults are ours, and which ends with the deadline."""
+
+    def __init__(self, file: Any, url: str, deadline: Deadline) -> None:
+        self._file = file
+        self._url = url
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if not self.seekable():
+            raise _NoRanges
+        with _asked(self._url):
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        with _asked(self._url):
+            return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        _check(self._deadline, self._url)
+        with _asked(self._url):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@lru_cache(maxsize=1)  # fsspec keeps one client for equal options
+def _web_options() -> dict[str, Any]:
+    """Return how a web server is asked: not forever, and no other host in its place."""
+    import aiohttp
+    from yarl import URL
+
+    async def stay(session: object, context: object, params: Any) -> None:
+        target = params.url.join(URL(params.response.headers.get("Location", "")))
+        if (target.host, target.port) != (params.url.host, params.url.port):
+            raise ForbiddenAddress(
+                f"{params.url}: the server sends us to {target.host}, which is not the host that "
+                "the settings name"
+            )
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(stay)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+    return {"client_kwargs": {"trace_configs": [trace], "timeout": timeout}}
+
+
+def _check(deadline: Deadline, url: str) -> None:
+    if deadline.expired:
+        raise ArchiveUnavailable(f"{url}: not read within the time there was; try again")
+
+
+@contextmanager
+def _asked(url: str) -> Iterator[None]:
+    """Turn whatever a file system raises into an error of ours."""
+    try:
+        yield
+    except (ExposureError, _NoRanges):
+        raise
+    except FileNotFoundError as error:
+        raise InputUnavailable(f"{url}: is not there; check the address") from error
+    except Exception as error:
+        # Every file system brings the errors of its own client, which have no base in common.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ArchiveUnavailable(f"{url}: cannot be read ({reason}); try again later") from error
+
+
+def _suffix(name: str) -> str:
+    """Return the ending of a FITS file's name, compression included."""
+    lower = name.lower()
+    for packed in (".gz", ".fz", ".bz2"):
+        if lower.endswith(packed):
+            return f".fits{packed}"
+    return ".fits"

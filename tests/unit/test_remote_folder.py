@@ -1,0 +1,305 @@
+"""Templates in an object store or on a web server, fetched once and then used from the cache."""
+
+import gzip
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from core.deadline import Deadline
+from core.errors import ArchiveUnavailable, InputUnavailable, NoTemplate
+from core.image import MaskBit
+from core.templates.cache import TemplateCache
+from core.templates.directory import DirectoryTemplates
+from tests.unit.test_templates_directory import put, request, tan
+
+BIG = (400, 500)  # 800 kB: more than a range
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder with its listing; notes what is asked, and obeys ranges if it may."""
+
+    def do_GET(self):
+        self.server.asked.append((self.command, self.path, self.headers.get("Range")))
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.end_headers()
+            return
+        path = Path(self.translate_path(self.path))
+        if self.path in self.server.broken:
+            self.send_error(503)
+        elif self.server.ranges and path.is_file():
+            self.answer_part(path.read_bytes())
+        else:
+            super().do_GET()
+
+    def do_HEAD(self):
+        self.server.asked.append((self.command, self.path, None))
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if self.server.sizes:
+            self.send_header("Content-Length", str(path.stat().st_size))
+        self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
+        if self.server.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+
+    def answer_part(self, data):
+        part, first, wanted = data, 0, self.headers.get("Range")
+        if wanted:
+            first, last = (int(n) for n in wanted.removeprefix("bytes=").split("-"))
+            part = data[first : last + 1]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(part)))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *args):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Say nothing: who needs headers only breaks the connection off."""
+
+
+@contextmanager
+def serving(folder, *, ranges=True, sizes=True):
+    handler = partial(Handler, directory=str(folder))
+    with Server(("127.0.0.1", 0), handler) as server:
+        server.asked, server.redirects, server.broken = [], {}, set()
+        server.ranges, server.sizes = ranges, sizes
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def survey(tmp_path):
+    folder = tmp_path / "survey"
+    put(folder / "deep" / "a.fits", tan(shape=BIG), shape=BIG, FILTER="r", MAGZP=25.0, MAGLIM=23.0)
+    mask = np.zeros(BIG, np.uint8)
+    mask[10, 20] = 1
+    fits.PrimaryHDU(mask).writeto(folder / "deep" / "a.mask.fits")
+    put(folder / "b.fits", tan(shape=BIG), shape=BIG, FILTER="r", MAGZP=25.0, MAGLIM=21.0)
+    put(folder / "far.fits", tan(40.0), FILTER="r")
+    put(folder / ".unfinished.fits", tan(), FILTER="r", MAGLIM=30.0)
+    (folder / "notes.txt").write_text("not mine")
+    return folder
+
+
+def upload(folder, system, root):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            system.pipe_file(f"{root}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def check_found(templates, folder, url):
+    template = templates.find(request())
+    assert template.facts.template_id == "deep/a.fits"
+    assert template.image.name == "a.fits"
+    assert template.facts.zero_point == 25.0
+    np.testing.assert_array_equal(template.image.data, fits.getdata(folder / "deep" / "a.fits"))
+    assert template.image.mask[10, 20] == MaskBit.BAD
+    assert template.identity == templates.identify(request())
+    assert any(f"{url}/deep/a.fits " in part for part in template.identity)
+    return template
+
+
+@pytest.fixture
+def memory(survey):
+    system = fsspec.filesystem("memory")
+    upload(survey, system, "/survey")
+    yield system
+    system.rm("/survey", recursive=True)
+
+
+def test_in_memory(memory, survey, tmp_path):
+    cache = TemplateCache(tmp_path / "cache")
+    check_found(DirectoryTemplates("memory://survey", cache=cache), survey, "memory:///survey")
+    kinds = cache.statistics().kinds
+    assert kinds["template-file"].entries == 2
+    assert kinds["template-headers"].entries == 3
+    assert kinds["template-headers"].size < 20_000
+
+
+def test_a_change_is_seen_when_it_is_looked_for(memory, survey, tmp_path):
+    cache = TemplateCache(tmp_path / "cache")
+    patient = DirectoryTemplates("memory://survey", cache=cache, refresh_seconds=1e6)
+    eager = DirectoryTemplates("memory://survey", cache=cache, refresh_seconds=0)
+    before = patient.find(request())
+    changed = put(survey / "deep" / "a.fits", tan(shape=BIG), shape=BIG, seed=9, FILTER="r")
+    memory.pipe_file("/survey/deep/a.fits", changed.read_bytes())
+    assert patient.find(request()).identity == before.identity
+    assert eager.find(request()).facts.template_id == "b.fits"  # it has lost its depth
+    memory.rm("/survey/b.fits")
+    after = eager.find(request())
+    assert after.identity != before.identity
+    np.testing.assert_array_equal(after.image.data, fits.getdata(changed))
+
+
+def test_a_file_that_is_not_as_long_as_listed_is_not_used(memory, survey, tmp_path):
+    templates = DirectoryTemplates("memory://survey", refresh_seconds=1e6)
+    templates.identify(request())
+    for name in ("deep/a.fits", "b.fits"):
+        memory.pipe_file(f"/survey/{name}", (survey / name).read_bytes()[:-100])
+    with pytest.raises(ArchiveUnavailable, match="the listing says"):
+        templates.find(request())
+
+
+def test_by_http_with_ranges(survey, tmp_path):
+    pytest.importorskip("aiohttp")
+    cache = TemplateCache(tmp_path / "cache")
+    with serving(survey) as server:
+        templates = DirectoryTemplates(server.url, cache=cache)
+        templates.identify(request())
+        fetched = [each for each in server.asked if each[0] == "GET" and ".fits" in each[1]]
+        assert {path for _, path, _ in fetched} == {"/b.fits", "/deep/a.fits", "/far.fits"}
+        assert len(fetched) == 3
+        assert all(int(wanted.rpartition("-")[2]) < 100_000 for _, _, wanted in fetched)
+        check_found(templates, survey, server.url)
+        whole = len(server.asked)
+        check_found(templates, survey, server.url)
+        assert len(server.asked) == whole
+        another = DirectoryTemplates(server.url, cache=cache)
+        check_found(another, survey, server.url)
+        assert not [each for each in server.asked[whole:] if each[0] == "GET" and "fits" in each[1]]
+
+
+@pytest.mark.parametrize("sizes", [True, False])
+def test_by_http_without_ranges(survey, tmp_path, monkeypatch, sizes):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("core.templates.remote_folder._CHUNK", 100_000)
+    with serving(survey, ranges=False, sizes=sizes) as server:
+        templates = DirectoryTemplates(server.url, cache=TemplateCache(tmp_path / "cache"))
+        check_found(templates, survey, server.url)
+        gets = [
+            path for command, path, _ in server.asked if (command, path[-5:]) == ("GET", ".fits")
+        ]
+        if sizes:
+            assert gets.count("/deep/a.fits") == 2  # once for its headers, broken off, and whole
+
+
+def test_another_host_is_not_asked(survey, tmp_path):
+    """Neither by a redirection nor by a link of the listing."""
+    pytest.importorskip("aiohttp")
+    other_folder = tmp_path / "other"
+    put(other_folder / "z.fits", tan(shape=BIG), shape=BIG, FILTER="r", MAGLIM=29.0)
+    with serving(other_folder) as other, serving(survey) as server:
+        (survey / "index.html").write_text(
+            f'<a href="{other.url}/z.fits">z</a> <a href="../../z.fits">up</a>'
+            f'<a href="b.fits">b</a> <a href="moved.fits">m</a>'
+        )
+        put(survey / "moved.fits", tan(), FILTER="r", MAGLIM=29.0)
+        templates = DirectoryTemplates(server.url)
+        assert [f.name for f in templates._folder.files(None)] == ["b.fits", "moved.fits"]
+        server.redirects["/moved.fits"] = f"{other.url}/z.fits"
+        assert templates.find(request()).facts.template_id == "b.fits"
+        assert other.asked == []
+
+
+def test_a_server_that_is_not_there_may_come_back(survey, tmp_path):
+    pytest.importorskip("aiohttp")
+    with serving(survey) as server:
+        url = server.url
+    with pytest.raises(InputUnavailable) as raised:
+        DirectoryTemplates(url).find(request())
+    assert raised.value.retriable
+
+
+def test_what_is_in_the_cache_is_used_while_the_server_is_away(survey, tmp_path):
+    pytest.importorskip("aiohttp")
+    with serving(survey) as server:
+        cache = TemplateCache(tmp_path / "cache")
+        templates = DirectoryTemplates(server.url, cache=cache, refresh_seconds=0)
+        check_found(templates, survey, server.url)
+    check_found(templates, survey, server.url)
+
+
+def test_a_file_that_cannot_be_fetched_now_is_tried_again(survey, tmp_path):
+    pytest.importorskip("aiohttp")
+    with serving(survey) as server:
+        server.broken.add("/deep/a.fits")
+        templates = DirectoryTemplates(server.url, cache=TemplateCache(tmp_path / "cache"))
+        assert templates.find(request()).facts.template_id == "b.fits"
+        server.broken.clear()
+        check_found(templates, survey, server.url)
+
+
+def test_it_ends_with_the_deadline(memory):
+    with pytest.raises(ArchiveUnavailable, match="within the time"):
+        DirectoryTemplates("memory://survey").find(request(deadline=Deadline(0)))
+
+
+def test_an_empty_folder_has_none(memory):
+    with pytest.raises((NoTemplate, InputUnavailable)):
+        DirectoryTemplates("memory://nothing").find(request())
+
+
+def test_a_scheme_that_nobody_knows_is_said_at_once():
+    with pytest.raises(ValueError, match="fsspec knows no nonsense://"):
+        DirectoryTemplates("nonsense://survey")
+
+
+def test_compressed_files(tmp_path):
+    system = fsspec.filesystem("memory")
+    path = put(tmp_path / "a.fits", tan(shape=BIG), shape=BIG, FILTER="r")
+    system.pipe_file("/packed/a.fits.gz", gzip.compress(path.read_bytes()))
+    with fits.open(path) as hdus:
+        packed = fits.CompImageHDU(
+            hdus[0].data, hdus[0].header, compression_type="GZIP_2", quantize_level=0
+        )
+        packed.writeto(tmp_path / "b.fits.fz")
+    try:
+        expected = fits.getdata(path)
+        for name in ("a.fits.gz", "b.fits.fz"):
+            if name[0] == "b":
+                system.rm("/packed/a.fits.gz")
+                system.pipe_file(f"/packed/{name}", (tmp_path / name).read_bytes())
+            template = DirectoryTemplates("memory://packed").find(request())
+            assert template.facts.template_id == name
+            np.testing.assert_array_equal(template.image.data, expected)
+    finally:
+        system.rm("/packed", recursive=True)
+
+
+def test_in_an_object_store(survey, tmp_path, monkeypatch):
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip("moto.server")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        options = {"client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+        system = fsspec.filesystem("s3", **options)
+        system.mkdir("survey")
+        upload(survey, system, "survey")
+        cache = TemplateCache(tmp_path / "cache")
+        templates = DirectoryTemplates("s3://survey", cache=cache, options=options)
+        check_found(templates, survey, "s3://survey")
+        missing = DirectoryTemplates("s3://nowhere", options=options)
+        with pytest.raises(InputUnavailable):
+            missing.find(request())
+    finally:
+        server.stop()
