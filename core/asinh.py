@@ -24,7 +24,7 @@ from core.fitsfile import card
 PER_MAGNITUDE = 2.5 * math.log10(math.e)
 """Magnitudes of a relative change of one, the ``a`` of asinh magnitudes (Lupton et al. 1999)."""
 
-FloatArray = npt.NDArray[np.floating]
+_PIECE = 1 << 20  # pixels
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,16 @@ class AsinhScale:
         -------
         ndarray of float32, same shape
         """
+        values = np.asarray(stored)
+        flux = np.empty(values.shape, dtype=np.float32)
+        flat, out = values.reshape(-1), flux.reshape(-1)
+        # In pieces: a sky cell has 40 million pixels, and they need double precision meanwhile.
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = np.asarray(stored, dtype=np.float64) / PER_MAGNITUDE
-            return np.asarray(self.offset + 2 * self.soften * np.sinh(scaled), dtype=np.float32)
+            for start in range(0, flat.size, _PIECE):
+                part = slice(start, start + _PIECE)
+                scaled = flat[part].astype(np.float64) / PER_MAGNITUDE
+                out[part] = self.offset + 2 * self.soften * np.sinh(scaled)
+        return flux
 
     def stored(self, linear: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the values under which fluxes are stored: the inverse of `linear`."""
