@@ -43,6 +43,9 @@ def assemble(
     matched: FloatImage,
     mask: MaskImage,
     pair: Pair,
+    *,
+    least_error: float = 0.0,
+    scaled: FloatImage | None = None,
 ) -> FinishedPlanes:
     """Build noise and scaled difference.
 
@@ -64,14 +67,19 @@ def assemble(
     mask : ndarray of uint16, shape (ny, nx)
     pair : Pair
         For the astrometric term and the star list.
+    least_error : float
+        A model error that is known already.
+    scaled : ndarray of float32, shape (ny, nx), optional
+        Memory for the scaled difference.
     """
     squared = variance
     if pair.shift_rms > 0:
         displacement = _displacement(data, squared, matched, mask, pair.shift_rms)
         _add_gradient(matched, np.float32(displacement**2), squared)
     star_chi2 = chi2_on_stars(data, squared, matched, mask, pair)
-    error = _model_error(data, squared, matched, mask)
-    scaled = np.empty_like(data)
+    error = max(_model_error(data, squared, matched, mask), least_error)
+    if scaled is None:
+        scaled = np.empty_like(data)
     step = max(1, int(np.sqrt(data.size / 1e5)))
     floor = np.float32(1e-12 * max(float(np.median(squared[::step, ::step])), 1e-20))
     _finish(data, squared, matched, np.float32(error**2), floor, scaled)

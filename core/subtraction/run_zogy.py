@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import QualityRejected
-from core.image import Image
+from core.image import FloatImage, Image
 from core.noise import Sky, measure_sky
 from core.psf import PSFModel, fwhm_of, gaussian_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
@@ -187,16 +187,19 @@ def run_zogy(
     return planes
 
 
-def _described(image: Image, err: NoiseArgument) -> tuple[Image, Sky]:
-    """Give an image its noise, and take its sky away."""
+def _described(image: Image, err: NoiseArgument) -> tuple[Image, FloatImage]:
+    """Give an image its noise, take its sky away, and return the RMS of that, too."""
     try:
         image, sky = with_noise_argument(image, True if err is None or err is False else err)
         sky = sky or measure_sky(image)
     except QualityRejected:  # without noise: as it is, and any scatter will do to find its stars
         level = np.full(image.shape, np.median(image.data), dtype=np.float32)
         scatter = np.float32(max(float(np.std(image.data)), 1e-6))
-        sky = Sky(level, np.full(image.shape, 1e-3 * scatter), float(level[0, 0]), 0.0)
-    return replace(image, data=image.data - sky.level), sky
+        sky = Sky(
+            level, np.full(image.shape, 1e-3 * scatter, dtype=np.float32), float(level[0, 0]), 0.0
+        )
+    # the level is not needed any more, and new memory costs more than the subtraction
+    return replace(image, data=np.subtract(image.data, sky.level, out=sky.level)), sky.rms
 
 
 def _psf(
@@ -248,11 +251,13 @@ def _cleaned(psf: PSFModel, fraction: float) -> PSFModel:
     return replace(psf, coefficients=planes.astype(np.float32))
 
 
-def _stars(image: Image, sky: Sky, objects: Any, good_regions: npt.ArrayLike | None) -> StarList:
+def _stars(
+    image: Image, rms: FloatImage, objects: Any, good_regions: npt.ArrayLike | None
+) -> StarList:
     """Find the stars, or take those that were given, where they may be used."""
-    stars = bright_stars(image.data, sky.rms, image.mask) if objects is None else None
+    stars = bright_stars(image.data, rms, image.mask) if objects is None else None
     if stars is None:
-        stars = select_stars(find_sources(image.data, sky.rms, image.mask))
+        stars = select_stars(find_sources(image.data, rms, image.mask))
     if objects is not None:
         x = np.asarray(objects["x"], dtype=np.float64)
         y = np.asarray(objects["y"], dtype=np.float64)

@@ -296,15 +296,16 @@ def _finish(
         shift_rms=_astrometric_error(pair, settings, matching),
         stars=unchanged_stars(pair, science, template, matching),
     )
+    # the filled images have served, and new memory takes as long as the work in it
     finished = assemble(
-        planes.difference, planes.difference_variance, planes.template_difference, mask, pair
-    )
-    fluxes = assemble(planes.flux, planes.flux_variance, planes.template_flux, mask, pair)
-    if finished.model_error > fluxes.model_error:
-        # what the brightest stars show on D is wrong with every star on S as well
-        extra = np.float32(finished.model_error**2 - fluxes.model_error**2)
-        fluxes.noise[:] = np.sqrt(fluxes.noise**2 + extra * planes.template_flux**2)
-        fluxes.scaled[:] = planes.flux / fluxes.noise
+        planes.difference, planes.difference_variance, planes.template_difference, mask, pair,
+        scaled=science.data,
+    )  # fmt: skip
+    # what the brightest stars show on D is wrong with every star on S as well
+    fluxes = assemble(
+        planes.flux, planes.flux_variance, planes.template_flux, mask, pair,
+        least_error=finished.model_error, scaled=template.data,
+    )  # fmt: skip
     remove_local_sky(finished, fluxes, planes.information, variance, mask)
     result = ZogyResult(
         planes.information, fluxes.scaled, planes.flux, fluxes.noise,

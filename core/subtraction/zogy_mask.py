@@ -64,7 +64,15 @@ def joined_mask(science: KnownImage, template: KnownImage, reach: int) -> MaskIm
 
 
 def _has(mask: MaskImage, bit: MaskBit) -> Bool:
-    return (mask & np.uint16(bit)) != 0
+    return np.asarray(_with_bit(mask.reshape(-1), np.uint16(bit))).reshape(mask.shape)
+
+
+@numba.njit(parallel=True, cache=True)
+def _with_bit(mask, bit):  # type: ignore[no-untyped-def] # pragma: no cover
+    out = np.empty(mask.shape, dtype=np.bool_)
+    for i in numba.prange(mask.size):
+        out[i] = (mask[i] & bit) != 0
+    return out
 
 
 def _flag(mask: MaskImage, where: Bool, bit: MaskBit) -> None:
@@ -134,14 +142,16 @@ def disturbed(
     """
     out = np.zeros_like(holes)
     everywhere, scatter = _typical(flux, variance, mask)
-    labels, n = ndimage.label(holes, structure=np.ones((3, 3)))
-    for number, box in enumerate(ndimage.find_objects(labels, n), start=1):
-        for piece in _pieces(box):
-            own = labels[piece] == number
-            if not own.any():
-                continue
+    for piece in _pieces(holes):
+        labels, n = ndimage.label(holes[piece], structure=np.ones((3, 3)))
+        for number, box in enumerate(ndimage.find_objects(labels, n), start=1):
+            own = labels[box] == number
+            place = (
+                slice(piece[0].start + box[0].start, piece[0].start + box[0].stop),
+                slice(piece[1].start + box[1].start, piece[1].start + box[1].stop),
+            )
             for far in (min(NEAR, reach), reach):
-                window, inner = _window(piece, far, holes.shape)
+                window, inner = _window(place, far, holes.shape)
                 away = np.ones_like(holes[window])
                 away[inner] = ~own
                 distance = ndimage.distance_transform_edt(away)
@@ -158,15 +168,11 @@ def disturbed(
     return out
 
 
-def _pieces(box: Box) -> Iterator[Box]:
-    """Cut a box into pieces of at most ``PIECE`` pixels a side."""
-    rows, columns = box
-    for y in range(rows.start, rows.stop, PIECE):
-        for x in range(columns.start, columns.stop, PIECE):
-            yield (
-                slice(y, min(y + PIECE, rows.stop)),
-                slice(x, min(x + PIECE, columns.stop)),
-            )
+def _pieces(holes: Bool) -> Iterator[Box]:
+    """Cut a frame into pieces of ``PIECE`` pixels a side, and return those that have a hole."""
+    rows, columns = np.nonzero(holes)
+    for y, x in np.unique(np.stack([rows // PIECE, columns // PIECE], axis=1), axis=0):
+        yield slice(y * PIECE, (y + 1) * PIECE), slice(x * PIECE, (x + 1) * PIECE)
 
 
 def _window(piece: Box, reach: int, shape: tuple[int, int]) -> tuple[Box, Box]:
