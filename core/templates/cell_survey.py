@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -24,6 +25,8 @@ from core.templates.sky_places import Places, grid_places, lattice_places, thinn
 from core.templates.template import Template, TemplateRequest
 
 _CHECKS = 33  # places along each axis of a frame at which its coverage is checked
+_VERSION = "1"  # of how cells become one image
+_REMEMBERED = 1000  # pointings with missing cells
 _ROUNDS = 6  # of asking again where something is not covered
 
 
@@ -38,6 +41,11 @@ class CellSurvey(Protocol):
     @property
     def endpoint(self) -> str:
         """Address of the archive, without a slash at its end."""
+        ...
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it from other surveys and releases."""
         ...
 
     @property
@@ -124,6 +132,7 @@ class SurveyTemplates:
         self._max_cells = max_cells
         self._loader = CellLoader(survey.name, files, workers)
         self._threads = threads
+        self._incomplete: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     @property
     def name(self) -> str:
@@ -142,13 +151,15 @@ class SurveyTemplates:
         core.errors.ArchiveUnavailable
             If the archive does not answer.
         """
-        if request.wcs is None:
-            raise NoTemplate(f"{self.name}: the exposure has no WCS; solve its astrometry first")
-        frame = Frame.of(request.wcs, request.shape)
-        band = self._band(request.band)
-        deadline = request.deadline or Deadline.never()
-        bins = max(1, int(_arcsec_per_pixel(request.wcs) / self.survey.pixel_scale / 2))
-        found = self.collect(frame, band, deadline, bins=bins)
+        frame, band, bins = self._understood(request)
+        found = self.collect(frame, band, request.deadline or Deadline.never(), bins=bins)
+        identity = self._identity(frame, band, bins)
+        if found.missing:
+            if len(self._incomplete) >= _REMEMBERED:
+                self._incomplete.clear()
+            self._incomplete[identity] = tuple(sorted(found.missing))
+        else:
+            self._incomplete.pop(identity, None)
         wcs, shape = native_grid(found.cells, frame)
         made = mosaic(
             [cell.image for cell in found.cells],
@@ -174,7 +185,30 @@ class SurveyTemplates:
             n_frames=int(np.median([cell.n_frames for cell in found.cells])),
         )
         image = replace(made.image, facts=replace(made.image.facts, band=band))
-        return Template(image, facts, sources=made.sources, origin=made.origin)
+        return Template(
+            image,
+            facts,
+            sources=made.sources,
+            origin=made.origin,
+            identity=self._expected(identity),
+        )
+
+    def identify(self, request: TemplateRequest) -> tuple[str, ...]:
+        """Return the identity of the template that is expected, without asking the archive.
+
+        A template in which cells are missing is another one every day, so that they are looked for
+        again.
+
+        Raises
+        ------
+        core.errors.NoTemplate
+            If it is known without asking that the survey has none.
+        """
+        frame, band, bins = self._understood(request)
+        refusal = self._refusal(frame, band)
+        if refusal:
+            raise NoTemplate(refusal)
+        return self._expected(self._identity(frame, band, bins))
 
     def collect(self, frame: Frame, band: str, deadline: Deadline, *, bins: int = 1) -> Collected:
         """Return all cells that lie on a frame, cut to it.
@@ -195,11 +229,10 @@ class SurveyTemplates:
         core.errors.ArchiveUnavailable
             If the archive does not answer.
         """
-        refusal = self.survey.refusal(frame, band) or self._too_large(frame)
-        ra0, dec0 = frame.position
-        where = f"{self.name}: RA {ra0:.4f} Dec {dec0:+.4f}, band {band}"
+        refusal = self._refusal(frame, band)
         if refusal:
-            raise NoTemplate(f"{where}: {refusal}")
+            raise NoTemplate(refusal)
+        where = self._where(frame, band)
         checks = grid_places(frame, _CHECKS)
         if checks[0].size == 0:
             raise NoTemplate(f"{where}: the exposure's WCS puts none of it on the sky")
@@ -232,6 +265,15 @@ class SurveyTemplates:
             raise NoTemplate(f"{where}: {looked}{gone}")
         return Collected(tuple(read), tuple(missing))
 
+    def _wanted(self, request: TemplateRequest) -> tuple[Frame, str]:
+        if request.wcs is None:
+            raise NoTemplate(f"{self.name}: the exposure has no WCS; solve its astrometry first")
+        return Frame.of(request.wcs, request.shape), self._band(request.band)
+
+    def _identity(self, band: str) -> tuple[str, ...]:
+        """Return what determines the template of a grid: the archive does not change."""
+        return repr(self.survey), band
+
     def _band(self, band: str | None) -> str:
         if band is None:
             raise NoTemplate(
@@ -239,6 +281,34 @@ class SurveyTemplates:
             )
         short = canonical_band(band) or band
         return self._bands.get(band, self._bands.get(short, short))
+
+    def _understood(self, request: TemplateRequest) -> tuple[Frame, str, int]:
+        """Return the frame, the band as the survey names it, and how many pixels become one."""
+        if request.wcs is None:
+            raise NoTemplate(f"{self.name}: the exposure has no WCS; solve its astrometry first")
+        frame = Frame.of(request.wcs, request.shape)
+        bins = max(1, int(_arcsec_per_pixel(request.wcs) / self.survey.pixel_scale / 2))
+        return frame, self._band(request.band), bins
+
+    def _identity(self, frame: Frame, band: str, bins: int) -> tuple[str, ...]:
+        # The survey does not change, so that the place determines the pixels.
+        corners = np.round(np.concatenate(grid_places(frame, 3)), 8)
+        place = ",".join(f"{value:.8f}" for value in corners)
+        return (*self.survey.identity, _VERSION, band, f"bins {bins}", place)
+
+    def _expected(self, identity: tuple[str, ...]) -> tuple[str, ...]:
+        missing = self._incomplete.get(identity)
+        if not missing:
+            return identity
+        return (*identity, f"day {int(time.time() // 86_400)}", *missing)
+
+    def _refusal(self, frame: Frame, band: str) -> str | None:
+        refusal = self.survey.refusal(frame, band) or self._too_large(frame)
+        return f"{self._where(frame, band)}: {refusal}" if refusal else None
+
+    def _where(self, frame: Frame, band: str) -> str:
+        ra, dec = frame.position
+        return f"{self.name}: RA {ra:.4f} Dec {dec:+.4f}, band {band}"
 
     def _too_large(self, frame: Frame) -> str | None:
         scales = proj_plane_pixel_scales(frame.wcs.celestial)

@@ -54,6 +54,11 @@ class LegacySurvey:
     pixel_scale: float = 0.262
     cell_size: float = 0.25
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it from other surveys and releases."""
+        return self.name, self.endpoint, self.south, self.north
+
     def format(self, band: str) -> CellFormat:
         """Return how the bricks are stored."""
         return CellFormat("weight", legacy_survey_bits(band), zero_point=self.zero_point)

@@ -59,6 +59,11 @@ class PanStarrsSurvey:
     pixel_scale: float = 0.25
     cell_size: float = 0.4
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it from other surveys and releases."""
+        return self.name, self.endpoint
+
     def format(self, band: str) -> CellFormat:
         """Return how the cells are stored."""
         # Headers lack RADESYS; "PS1 DR2 caveats" says to insert FK5.

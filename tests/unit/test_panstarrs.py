@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sep
@@ -19,7 +22,7 @@ from core.templates.cell_survey import SurveyTemplates
 from core.templates.fetching import Fetcher, FetchPolicy
 from core.templates.panstarrs import PanStarrsSurvey
 from core.templates.survey_bits import PANSTARRS
-from core.templates.template import TemplateRequest
+from core.templates.template import Identifying, TemplateRequest
 from tests.archive.panstarrs import LIST, PanStarrsPlay, Projection
 from tests.archive.server import ArchiveServer
 from tests.archive.star_sky import StarSky
@@ -206,6 +209,23 @@ def test_bands_are_mapped(server):
     assert server.count(".stk.r.") == 0
 
 
+def test_it_says_what_it_would_give_without_asking(server):
+    """So that a template that was projected before needs no archive."""
+    archive = play(server)
+    request = exposure()
+    expected = provider(server).identify(request)
+    with pytest.raises(NoTemplate, match="south of -31 deg"):
+        provider(server).identify(exposure(dec=-45.0))
+    with pytest.raises(NoTemplate, match="more than the limit of 4"):
+        provider(server, max_cells=4).identify(exposure(shape=(4000, 4000)))
+    assert server.requests == []
+    assert provider(server).find(request).identity == expected
+    assert provider(server, bands={"r": "g"}).identify(request) != expected
+    archive.missing = {(1226, 3)}
+    archive.serve(server)
+    assert provider(server).find(request).identity != expected
+
+
 def test_too_wide_a_field_is_not_asked_for(server):
     play(server)
     with pytest.raises(NoTemplate, match="more than the limit of 4"):
@@ -361,3 +381,38 @@ def test_old_wcs_keywords_are_understood():
         old[f"PC00{row}00{column}"] = value
     places = [read_wcs(h, "x").all_pix2world([[10, 80]], 0) for h in (new, old)]
     assert places[0] == pytest.approx(places[1], abs=1e-12)
+
+
+def test_a_template_is_known_before_it_is_read(server):
+    """The same grid and band: the same identity; nothing is asked for it."""
+    play(server)
+    templates = provider(server)
+    assert isinstance(templates, Identifying)
+    expected = templates.identify(exposure())
+    assert server.requests == []
+    assert templates.find(exposure()).identity == expected
+    assert provider(server).identify(exposure()) == expected
+    others = [
+        exposure(ra=40.0001), exposure(angle=21.0), replace(exposure(), band="i"),
+        exposure(scale=1.2, shape=(75, 80)),
+    ]  # fmt: skip
+    identities = {templates.identify(other) for other in others}
+    assert len(identities | {expected}) == 5
+    with pytest.raises(NoTemplate, match="south of"):
+        templates.identify(exposure(dec=-60.0))
+
+
+def test_a_template_with_missing_cells_is_another_one(server, tmp_path, monkeypatch):
+    archive = play(server, missing={(1226, 3)})
+    cache = TemplateCache(tmp_path / "cache", negative_seconds=0.0)
+    templates = provider(server, cache)
+    whole = templates.identify(exposure())
+    partial = templates.find(exposure()).identity
+    assert partial[: len(whole)] == whole
+    assert partial[-1] == "skycell.1226.003"
+    assert templates.identify(exposure()) == partial
+    later = time.time() + 86_400
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert templates.identify(exposure()) != partial
+    archive.missing.clear()
+    assert templates.find(exposure()).identity == whole == templates.identify(exposure())
