@@ -134,6 +134,8 @@ def template_on_grid(
             continue
         except _NotFound as none:
             raise none.error from None
+        if kept.facts.overlap < request.min_overlap:
+            break  # enough for whoever asked then, and for the provider to judge now
         with timed("register"):
             found = kept.projection.shift_to(science, science_sources)
             if kept.projection.still_fits(found):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core.deadline import Deadline
-from core.errors import InputUnavailable, NotInArchive
+from core.errors import InputUnavailable, NoTemplate, NotInArchive
 from core.exposure import TemplateFacts
 from core.image import MaskBit
 from core.noise import measure_sky, with_noise
@@ -181,6 +181,19 @@ def test_an_exposure_without_stars_takes_it_as_it_is(template, first, stars, cac
     assert other.gridded.notes == ("too few common stars: the template's position was not checked",)
     assert other.gridded.shift == one.shift
     np.testing.assert_array_equal(other.gridded.sources.x, one.sources.x)
+
+
+def test_one_that_covers_too_little_is_for_the_provider_to_judge(template, first, cache):
+    partial = replace(template, facts=replace(FACTS, overlap=0.4))
+    placed(Given(partial), first, cache)
+
+    class Strict(Given):
+        def find(self, request):
+            raise NoTemplate("covers only 40 %")
+
+    assert placed(Strict(partial), first, cache).kept
+    with pytest.raises(NoTemplate, match="only 40 %"):
+        placed(Strict(partial), first, cache, min_overlap=0.5)
 
 
 def change_template(template, first):
