@@ -265,15 +265,6 @@ class SurveyTemplates:
             raise NoTemplate(f"{where}: {looked}{gone}")
         return Collected(tuple(read), tuple(missing))
 
-    def _wanted(self, request: TemplateRequest) -> tuple[Frame, str]:
-        if request.wcs is None:
-            raise NoTemplate(f"{self.name}: the exposure has no WCS; solve its astrometry first")
-        return Frame.of(request.wcs, request.shape), self._band(request.band)
-
-    def _identity(self, band: str) -> tuple[str, ...]:
-        """Return what determines the template of a grid: the archive does not change."""
-        return repr(self.survey), band
-
     def _band(self, band: str | None) -> str:
         if band is None:
             raise NoTemplate(

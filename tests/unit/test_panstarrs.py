@@ -209,23 +209,6 @@ def test_bands_are_mapped(server):
     assert server.count(".stk.r.") == 0
 
 
-def test_it_says_what_it_would_give_without_asking(server):
-    """So that a template that was projected before needs no archive."""
-    archive = play(server)
-    request = exposure()
-    expected = provider(server).identify(request)
-    with pytest.raises(NoTemplate, match="south of -31 deg"):
-        provider(server).identify(exposure(dec=-45.0))
-    with pytest.raises(NoTemplate, match="more than the limit of 4"):
-        provider(server, max_cells=4).identify(exposure(shape=(4000, 4000)))
-    assert server.requests == []
-    assert provider(server).find(request).identity == expected
-    assert provider(server, bands={"r": "g"}).identify(request) != expected
-    archive.missing = {(1226, 3)}
-    archive.serve(server)
-    assert provider(server).find(request).identity != expected
-
-
 def test_too_wide_a_field_is_not_asked_for(server):
     play(server)
     with pytest.raises(NoTemplate, match="more than the limit of 4"):
