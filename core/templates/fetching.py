@@ -28,6 +28,7 @@ from core.errors import (
 )
 from core.templates.addresses import check_address, host_of
 from core.templates.answers import content_length, reason_of, retry_after, said_in
+from core.templates.connections import BoundedAdapter
 from core.templates.soundness import check_fits, looks_like_html
 
 if TYPE_CHECKING:
@@ -323,6 +324,8 @@ class Fetcher:
             # Lengths and checksums are those of the bytes on the wire.
             session.headers.update({"User-Agent": "skydelta", "Accept-Encoding": "identity"})
             session.auth = _no_credentials
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, BoundedAdapter())
             self._local.session, self._local.pid = session, os.getpid()
         session = self._local.session
         assert isinstance(session, requests.Session)

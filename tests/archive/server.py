@@ -5,6 +5,7 @@ What it serves is given by routes; what goes wrong, by faults. It remembers ever
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -71,6 +72,8 @@ class Fault:
         Redirect there.
     trickle : float
         Seconds between the parts of 64 bytes in which the body is sent.
+    trickle_headers : float
+        Seconds between the bytes of the headers.
     body : bytes or None
         Send this instead.
     """
@@ -88,7 +91,17 @@ class Fault:
     corrupt_at: int | None = None
     redirect: str | None = None
     trickle: float = 0.0
+    trickle_headers: float = 0.0
     body: bytes | None = None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that have had enough."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class ArchiveServer:
@@ -106,8 +119,7 @@ class ArchiveServer:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
@@ -235,6 +247,12 @@ def _handler(archive: ArchiveServer) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, answer: Answer, fault: Fault) -> None:
             body = answer.body
+            if fault.trickle_headers:
+                for letter in b"HTTP/1.1 200 OK\r\nX-Patience: " + b"a" * 1000:
+                    self.wfile.write(bytes([letter]))
+                    self.wfile.flush()
+                    if archive._stopping.wait(fault.trickle_headers):
+                        return
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.content_type)
             for name, value in answer.headers.items():

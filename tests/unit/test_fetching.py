@@ -193,6 +193,15 @@ def test_the_deadline_is_kept_by_a_trickle(archive: ArchiveServer, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("pause", [0.012, 0.05])  # 12 s and 50 s; cut in their middle or value
+def test_the_deadline_is_kept_by_a_trickle_of_headers(archive: ArchiveServer, pause: float) -> None:
+    archive.fault(trickle_headers=pause)
+    began = time.monotonic()
+    with pytest.raises(ArchiveUnavailable, match="deadline passed"):
+        fetcher(archive, attempts=1).get(f"{archive.url}/list.txt", deadline=Deadline(0.5))
+    assert time.monotonic() - began < 5
+
+
 def test_nothing_is_asked_after_the_deadline(archive: ArchiveServer) -> None:
     with pytest.raises(ArchiveUnavailable, match="deadline has passed"):
         fetcher(archive).get(f"{archive.url}/list.txt", deadline=Deadline(0.0))
