@@ -13,7 +13,8 @@ from core.image import FloatImage
 from core.polynomials import terms
 from core.psf import PSFModel
 from core.stars import SourceList
-from core.subtraction.stamps import Stamps, stamps_at
+from core.subtraction.cut_boxes import cut_boxes
+from core.subtraction.stamps import stamps_at
 from core.subtraction.zogy_images import KnownImage
 from core.subtraction.zogy_transform import NOISELESS, regularised
 
@@ -77,9 +78,10 @@ class StarBoxes:
 
     def real(self, spectrum: npt.NDArray[Any]) -> Float64:
         """Transform back; shape (n, 2 window + 1, 2 window + 1)."""
-        plane = scipy.fft.irfft2(spectrum.astype(np.complex64), s=(self.grid, self.grid))
+        columns = scipy.fft.ifft(spectrum.astype(np.complex64), axis=1, overwrite_x=True)
         centre = slice(self.half - self.window, self.half + self.window + 1)
-        return np.ascontiguousarray(plane[:, centre, centre], dtype=np.float64)
+        plane = scipy.fft.irfft(columns[:, centre], n=self.grid, axis=2)
+        return np.ascontiguousarray(plane[:, :, centre], dtype=np.float64)
 
     def through_squared(self, variance: Complex, kernel: npt.NDArray[Any]) -> Float64:
         """Variance of what a kernel, given by its transform, makes of noise."""
@@ -161,23 +163,23 @@ def star_boxes(science: KnownImage, template: KnownImage, stars: SourceList) -> 
     order = np.argsort(-stars.flux, kind="stable")
     chosen = stamps_at(stars.x[order], stars.y[order], half, 0, science.shape)
     bad = science.bad | template.bad
-    core = _cut(bad, chosen, window)
+    core = cut_boxes(bad, chosen, window)
     chosen = chosen.select(np.flatnonzero(~core.any(axis=(1, 2)))[:MAX_STARS])
     if len(chosen) == 0:
         return None
     grid = int(scipy.fft.next_fast_len(2 * half + 1 + reach, real=True))
-    hidden = _cut(bad, chosen, half)
+    hidden = cut_boxes(bad, chosen, half)
     x, y = chosen.x.astype(np.float64), chosen.y.astype(np.float64)
     science_noise = np.sqrt(science.typical_variance())
     template_noise = np.sqrt(template.typical_variance())
     if template.variance is None:
-        ratio = np.median(np.abs(_cut(template.data, chosen, 1))) / max(
-            np.median(np.abs(_cut(science.data, chosen, 1))), 1e-30
+        ratio = np.median(np.abs(cut_boxes(template.data, chosen, 1))) / max(
+            np.median(np.abs(cut_boxes(science.data, chosen, 1))), 1e-30
         )
         template_noise = NOISELESS * science_noise * ratio
 
     def box(plane: FloatImage, unit: float, fill: float) -> Complex:
-        values = np.where(hidden, fill, _cut(plane, chosen, half) / unit).astype(np.float32)
+        values = np.where(hidden, fill, cut_boxes(plane, chosen, half) / unit).astype(np.float32)
         return np.asarray(scipy.fft.rfft2(values, s=(grid, grid)), dtype=np.complex64)
 
     return StarBoxes(
@@ -188,12 +190,6 @@ def star_boxes(science: KnownImage, template: KnownImage, stars: SourceList) -> 
         _psf_transforms(science, x, y, grid), _psf_transforms(template, x, y, grid),
         (float(science_noise), float(template_noise)), grid, half, window,
     )  # fmt: skip
-
-
-def _cut(plane: npt.NDArray[Any], places: Stamps, half: int) -> npt.NDArray[Any]:
-    offset = np.arange(-half, half + 1)
-    rows = places.y[:, None, None] + offset[None, :, None]
-    return plane[rows, places.x[:, None, None] + offset[None, None, :]]
 
 
 def _psf_transforms(image: KnownImage, x: Float64, y: Float64, grid: int) -> Complex:

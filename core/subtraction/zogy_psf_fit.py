@@ -9,7 +9,6 @@ every star weighs by what it knows, and the light beyond the stamp is extrapolat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from core.image import FloatImage
 from core.polynomials import terms
 from core.psf import PSFModel, fwhm_of
 from core.stars import SourceList
+from core.subtraction.cut_boxes import cut_boxes
 from core.subtraction.stamps import Stamps, stamps_at
 from core.subtraction.zogy_transform import FittedPSF
 
@@ -107,8 +107,8 @@ def seeing_of(data: FloatImage, bad: Bool, stars: SourceList, highest: float) ->
     stamps = _peaks(data, stars.x, stars.y, half)
     if len(stamps) < FEWEST_STARS:
         return None
-    whole = ~_cut(bad, stamps, half).any(axis=(1, 2))
-    stars_ = _cut(data, stamps, half)[whole].astype(np.float64)
+    whole = ~cut_boxes(bad, stamps, half).any(axis=(1, 2))
+    stars_ = cut_boxes(data, stamps, half)[whole].astype(np.float64)
     if len(stars_) < FEWEST_STARS:
         return None
     core = _radius(half) < 3
@@ -206,9 +206,9 @@ def _boxes(
     if len(stamps) < FEWEST_STARS:
         return None
     core = int(np.ceil(1.5 * fwhm))
-    whole = ~_cut(bad, stamps, core).any(axis=(1, 2))
-    brightness = _cut(data, stamps, core).sum(axis=(1, 2))
-    noise = np.sqrt(_cut(variance, stamps, core).sum(axis=(1, 2)))
+    whole = ~cut_boxes(bad, stamps, core).any(axis=(1, 2))
+    brightness = cut_boxes(data, stamps, core).sum(axis=(1, 2))
+    noise = np.sqrt(cut_boxes(variance, stamps, core).sum(axis=(1, 2)))
     order = np.argsort(-np.where(whole, brightness, -np.inf), kind="stable")
     use = order[: min(int((whole & (brightness > 10 * noise)).sum()), MOST_STARS)]
     stamps = stamps.select(use)
@@ -216,14 +216,14 @@ def _boxes(
         stamps = stamps.select(_sharpest(data, variance, stamps, fwhm))
     if len(stamps) < FEWEST_STARS:
         return None
-    wide, hidden = _cut(data, stamps, outer), _cut(bad, stamps, outer)
+    wide, hidden = cut_boxes(data, stamps, outer), cut_boxes(bad, stamps, outer)
     radius = _radius(outer)
     ring = (radius > half + 1) & (radius <= outer)
     levels = np.where(hidden[:, ring], np.nan, wide[:, ring])
     known = np.isfinite(levels).sum(axis=1)
     middle = np.where(known > 0, np.nanmedian(np.where(known[:, None] > 0, levels, 0), axis=1), 0)
     inner = slice(outer - half, outer + half + 1)
-    noise2 = _cut(variance, stamps, half)
+    noise2 = cut_boxes(variance, stamps, half)
     error = 1.2533 * np.sqrt(np.median(noise2, axis=(1, 2)) / np.maximum(known, 1))
     return _Boxes(
         wide[:, inner, inner], noise2, ~hidden[:, inner, inner],
@@ -240,8 +240,8 @@ def _sharpest(data: FloatImage, variance: FloatImage, stamps: Stamps, fwhm: floa
     """
     half = int(np.ceil(1.5 * fwhm)) + 1
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
-    light = _cut(data, stamps, half).astype(np.float64)
-    noise2 = _cut(variance, stamps, half).astype(np.float64)
+    light = cut_boxes(data, stamps, half).astype(np.float64)
+    noise2 = cut_boxes(variance, stamps, half).astype(np.float64)
     centre = np.zeros((len(stamps), 2))
     for _ in range(6):
         away2 = (x - centre[:, 0, None, None]) ** 2 + (y - centre[:, 1, None, None]) ** 2
@@ -268,7 +268,7 @@ def _peaks(data: FloatImage, x: Float64, y: Float64, half: int) -> Stamps:
     near = stamps_at(x, y, half + SEARCH, 0, (data.shape[0], data.shape[1]))
     if len(near) == 0:
         return near
-    window = _cut(data, near, SEARCH + 1).astype(np.float64)
+    window = cut_boxes(data, near, SEARCH + 1).astype(np.float64)
     inner = 2 * SEARCH + 1
     smooth = np.zeros((len(near), inner, inner))
     for j in range(3):
@@ -276,12 +276,6 @@ def _peaks(data: FloatImage, x: Float64, y: Float64, half: int) -> Stamps:
             smooth += window[:, j : j + inner, i : i + inner]
     row, column = np.divmod(np.argmax(smooth.reshape(len(near), -1), axis=1), inner)
     return Stamps(near.x + column - SEARCH, near.y + row - SEARCH, half)
-
-
-def _cut(plane: npt.NDArray[Any], places: Stamps, half: int) -> npt.NDArray[Any]:
-    offset = np.arange(-half, half + 1)
-    rows = places.y[:, None, None] + offset[None, :, None]
-    return plane[rows, places.x[:, None, None] + offset[None, None, :]]
 
 
 def _start(boxes: _Boxes, start: PSFModel, order: int, half: int) -> _Fit:
