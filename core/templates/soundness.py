@@ -17,7 +17,9 @@ _ALL_ONES = 0xFFFFFFFF
 def looks_like_html(start: bytes) -> bool:
     """Return whether the first bytes of an answer are those of a web page."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<body"))
+    if text.startswith(b"<?xml"):  # XHTML; a VOTable is none
+        return b"<html" in text
+    return text.startswith((b"<!doctype", b"<html", b"<head", b"<body"))
 
 
 def check_fits(path: Path, source: str) -> None:
