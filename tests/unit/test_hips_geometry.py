@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import Galactic, SkyCoord
+from astropy.io import fits
 from astropy.wcs import WCS
 from astropy_healpix import HEALPix, lonlat_to_healpix, neighbours
 from numba import njit
@@ -27,6 +30,7 @@ from core.templates.hips_averages import average_tiles, block_means, finer_keys
 from core.templates.hips_projection import project_tiles, stack_tiles, tiles_under
 from core.templates.hips_properties import HipsProperties
 from core.templates.hips_tree import LocalTree
+from core.templates.moc import read_moc
 from tests.shared_data import shared_data
 
 EQUATORIAL = np.eye(3)
@@ -340,3 +344,23 @@ def test_frames_of_hips() -> None:
     np.testing.assert_allclose(pole, [0, 0, 1], atol=1e-6)
     pole = HipsProperties("x", 9, frame="ecliptic").rotation @ unit_vectors(270.0, 66.5607083)
     np.testing.assert_allclose(pole, [0, 0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+def test_a_coverage_map_covers_its_cells_and_no_more(tmp_path: Path, ranges: bool) -> None:
+    cells = {3: [100, 102, 767], 5: [101 * 16 + 5, 0]}
+    if ranges:
+        pairs = sorted([n << 58 - 2 * o, (n + 1) << 58 - 2 * o] for o in cells for n in cells[o])
+        values, ordering = np.ravel(pairs), "RANGE"
+    else:
+        values, ordering = np.array([4 * 4**o + n for o in cells for n in cells[o]]), "NUNIQ"
+    table = fits.BinTableHDU.from_columns([fits.Column("X", "K", array=values)])
+    table.header["ORDERING"] = ordering
+    table.writeto(tmp_path / "Moc.fits")
+    moc = read_moc(tmp_path / "Moc.fits")
+    assert moc is not None
+    fine = np.arange(12 * 4**6)
+    lon, lat = HEALPix(2**6, order="nested").healpix_to_lonlat(fine)
+    expected = np.isin(fine // 64, cells[3]) | np.isin(fine // 4, cells[5])
+    np.testing.assert_array_equal(moc.covers(lon.deg, lat.deg), expected)
+    assert not moc.covers(np.array([np.nan]), np.array([0.0]))[0]
