@@ -80,13 +80,15 @@ class StarField:
         sigma = np.radians(self.sigma / 3600)
         peak = self.flux * self.pixel**2 / (2 * np.pi * self.sigma**2)
         out = np.full(len(at), self.level)
-        for first in range(0, len(at), 50_000):
-            part = slice(first, first + 50_000)
+        for first in range(0, len(at), 1000):
+            part = at[first : first + 1000]
+            middle = np.nanmean(part, axis=0)
+            reach = np.nanmax(np.linalg.norm(part - middle, axis=1)) + 7 * sigma
             # Chords: cosines of small angles have lost the digits that matter.
-            for place, height in zip(stars, peak, strict=True):
-                chord2 = ((at[part] - place) ** 2).sum(axis=1)
+            for k in np.flatnonzero(np.linalg.norm(stars - middle, axis=1) < reach):
+                chord2 = ((part - stars[k]) ** 2).sum(axis=1)
                 near = np.flatnonzero(chord2 < (7 * sigma) ** 2)
-                out[first + near] += height * np.exp(-0.5 * chord2[near] / sigma**2)
+                out[first + near] += peak[k] * np.exp(-0.5 * chord2[near] / sigma**2)
         out[~np.isfinite(at).all(axis=1)] = np.nan
         if self.covers is not None:
             out[~self.covers(np.ravel(ra), np.ravel(dec))] = np.nan
@@ -116,6 +118,7 @@ class Hips2FitsService:
     surveys: dict[str, StarField]
     encode: dict[str, Callable[[FloatArray], FloatArray]] = field(default_factory=dict)
     max_pixels: int = 50_000_000
+    _made: dict[tuple[str, str], Answer] = field(default_factory=dict)
 
     def __call__(self, request: Request) -> Answer:
         query = request.query
@@ -127,10 +130,13 @@ class Hips2FitsService:
         wcs, shape = _grid(query)
         if shape[0] * shape[1] > self.max_pixels:
             return _refusal("Bad request", "The requested image is too large (max. 50 Mpixels)")
-        data = sky.image(wcs, shape)
-        if query["hips"] in self.encode:
-            data = self.encode[query["hips"]](data).astype(np.float32)
-        return Answer(fits_bytes(data, wcs), content_type="application/fits")
+        key = query["hips"], str(sorted(query.items()))
+        if key not in self._made:
+            data = sky.image(wcs, shape)
+            if query["hips"] in self.encode:
+                data = self.encode[query["hips"]](data).astype(np.float32)
+            self._made[key] = Answer(fits_bytes(data, wcs), content_type="application/fits")
+        return self._made[key]
 
     def at(self, server: ArchiveServer, path: str = "/hips-image-services/hips2fits") -> str:
         """Serve at a path, and return the endpoint."""

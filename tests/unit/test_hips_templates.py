@@ -494,7 +494,7 @@ def test_the_second_host_answers_when_the_first_does_not(archive: ArchiveServer)
         archive.mend()
         archive.forget()
         archive.fault("/first", **fault)
-        template = with_service(archive, first, second).find(exposure())
+        template = with_service(archive, first, second).find(exposure(shape=(90, 100)))
         assert template.facts.overlap == 1.0
         assert (archive.count("/first"), archive.count("/second")) == (2, 1)
 
@@ -503,7 +503,7 @@ def test_a_slow_host_leaves_time_for_the_other(archive: ArchiveServer) -> None:
     service = Hips2FitsService({"CDS/P/made/r": sky_at()})
     first, second = service.at(archive, "/first"), service.at(archive, "/second")
     archive.fault("/first", delay=30)
-    request = replace(exposure(), deadline=Deadline(6.0))
+    request = replace(exposure(shape=(90, 100)), deadline=Deadline(6.0))
     assert with_service(archive, first, second).find(request).facts.overlap == 1.0
 
 
@@ -523,14 +523,14 @@ def test_an_answer_of_another_size_is_not_taken(archive: ArchiveServer) -> None:
         ),
     )
     with pytest.raises(InputUnavailable, match=r"answered with \d+ x \d+ pixels instead of"):
-        with_service(archive, archive.url + "/wrong").find(exposure())
-    with_service(archive, archive.url + "/wrong", right).find(exposure())
+        with_service(archive, archive.url + "/wrong").find(exposure(shape=(90, 100)))
+    with_service(archive, archive.url + "/wrong", right).find(exposure(shape=(90, 100)))
 
 
 def test_the_service_says_what_it_does_not_like(archive: ArchiveServer) -> None:
     endpoint = Hips2FitsService({}).at(archive)
     with pytest.raises(NoTemplate, match="Unknown HiPS: CDS/P/made/r") as caught:
-        with_service(archive, endpoint, endpoint).find(exposure())
+        with_service(archive, endpoint, endpoint).find(exposure(shape=(90, 100)))
     assert archive.count() == 1
     assert not caught.value.retriable
 
@@ -538,7 +538,9 @@ def test_the_service_says_what_it_does_not_like(archive: ArchiveServer) -> None:
 def test_nobody_answers(archive: ArchiveServer) -> None:
     archive.fault(status=502)
     with pytest.raises(InputUnavailable, match="no host answered") as caught:
-        with_service(archive, archive.url + "/a", archive.url + "/b").find(exposure())
+        with_service(archive, archive.url + "/a", archive.url + "/b").find(
+            exposure(shape=(90, 100))
+        )
     assert caught.value.retriable
 
 
