@@ -29,6 +29,7 @@ class Topics:
     alerts: str
     status: str
     dead_letters: str
+    pointings: str | None = None
 
 
 @dataclass
@@ -79,8 +80,8 @@ class ServiceProcess:
                 "transactional_id": self.topics.exposures,
                 "session_timeout_seconds": 6,
             },
-            "topics": vars(self.topics),
-            "templates": {"path": str(self.templates)},
+            "topics": {role: name for role, name in vars(self.topics).items() if name},
+            "templates": {"path": str(self.templates), "cache": str(self.folder / "cache")},
             "input": {"roots": [str(root) for root in self.roots]},
             "workers": {"count": 1, "retry_seconds": 0.1},
             "web": {"port": self.port},
@@ -155,6 +156,8 @@ class ServiceProcess:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{json.dumps(k)} = {_toml(v)}' for k, v in value.items())} }}"
     return json.dumps(value)
