@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from core.templates.mosaic import Placed
+    from core.templates.placing import Placed
 
 _LEAST_SHARED = 500  # pixels; fewer say too little
 _MOST_SHARED = 400_000  # pixels; more make the median slow and nothing better
@@ -27,7 +28,7 @@ def background_offsets(placed: Sequence[Placed]) -> npt.NDArray[np.float64]:
 
     Parameters
     ----------
-    placed : sequence of core.templates.mosaic.Placed
+    placed : sequence of core.templates.placing.Placed
         At one zero point.
 
     Returns
@@ -40,11 +41,11 @@ def background_offsets(placed: Sequence[Placed]) -> npt.NDArray[np.float64]:
         return np.zeros(number)
     levels, sizes = np.empty(number), np.empty(number)
     for index, part in enumerate(placed):
-        values = part.image.data[part.image.mask == 0]
-        levels[index] = (
-            np.median(values[:: max(1, values.size // _MOST_SHARED)]) if (values.size) else 0.0
-        )
-        sizes[index] = max(values.size, 1)
+        step = _step(part.image.data.size)
+        cut = slice(None, None, step), slice(None, None, step)
+        values = part.data(cut)[part.image.mask[cut] == 0]
+        levels[index] = np.median(values) if values.size else 0.0
+        sizes[index] = max(values.size, 1) * step * step
     normal, right = np.zeros((number, number)), np.zeros(number)
 
     def add(i: int, j: int, difference: float, weight: float) -> None:
@@ -75,12 +76,16 @@ def _difference(one: Placed, other: Placed) -> tuple[float, float] | None:
             return None
         boxes.append((low, high, first.start, second.start))
     (y0, y1, ya, yb), (x0, x1, xa, xb) = boxes
-    a = slice(y0 - ya, y1 - ya), slice(x0 - xa, x1 - xa)
-    b = slice(y0 - yb, y1 - yb), slice(x0 - xb, x1 - xb)
+    step = _step((y1 - y0) * (x1 - x0))
+    a = slice(y0 - ya, y1 - ya, step), slice(x0 - xa, x1 - xa, step)
+    b = slice(y0 - yb, y1 - yb, step), slice(x0 - xb, x1 - xb, step)
     good = (one.image.mask[a] == 0) & (other.image.mask[b] == 0)
-    number = int(np.count_nonzero(good))
-    if number < _LEAST_SHARED:
+    values = (one.data(a) - other.data(b))[good]
+    if values.size < _LEAST_SHARED:
         return None
-    values = (one.image.data[a] - other.image.data[b])[good]
-    values = values[:: max(1, number // _MOST_SHARED)]
     return float(np.median(values)), float(values.size)
+
+
+def _step(size: int) -> int:
+    """Return the distance of the pixels to look at, so that they are not too many."""
+    return max(1, math.ceil(math.sqrt(size / _MOST_SHARED)))

@@ -70,6 +70,7 @@ def projected_bits(
     everything = np.int32(-1)
     result = np.full(shape, everything, np.int32)
     for cell in cells:
+        assert cell.bits is not None
         assert cell.image.wcs is not None  # `read_cell` requires one
         missing = (cell.image.mask & MaskBit.NO_DATA) != 0
         bits = np.where(missing, cell.bits | uncovered, cell.bits).astype(np.int32)

@@ -7,23 +7,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.deadline import Deadline
 from core.errors import NotInArchive, UnusableInput
 from core.templates.archive_files import ArchiveFiles
 from core.templates.cache import CacheKey
-from core.templates.cells import (
-    Cell,
-    CellFormat,
-    CellImage,
-    binned,
-    read_cell,
-    read_written_cell,
-    touches,
-    write_cell,
-)
+from core.templates.cell_binning import binned, read_written_cell, write_cell
+from core.templates.cells import Cell, CellFormat, CellImage, read_cell, touches
 from core.templates.sky_places import Places
 
 logger = logging.getLogger(__name__)
@@ -60,6 +52,7 @@ class CellLoader:
         around: Places,
         bins: int,
         deadline: Deadline,
+        keep_bits: bool = True,
     ) -> tuple[list[CellImage], list[str]]:
         """Read several cells.
 
@@ -73,6 +66,8 @@ class CellLoader:
         bins : int
             Pixels of each axis that become one. Of binned cells only the binned pixels are kept.
         deadline : Deadline
+        keep_bits : bool
+            Keep the survey's own masks too.
 
         Returns
         -------
@@ -89,7 +84,8 @@ class CellLoader:
 
         def read(cell: Cell) -> CellImage | str | None:
             try:
-                return self._load(cell, layout, around, bins, deadline)
+                found = self._load(cell, layout, around, bins, deadline)
+                return found if keep_bits or found is None else replace(found, bits=None)
             except NotInArchive as error:
                 logger.info("%s: %s is missing: %s", self.name, cell.name, error)
             except UnusableInput as error:

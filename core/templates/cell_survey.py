@@ -26,6 +26,7 @@ from core.templates.template import Template, TemplateRequest
 
 _CHECKS = 33  # places along each axis of a frame at which its coverage is checked
 _VERSION = "1"  # of how cells become one image
+_ROUNDING = 0.25  # pixels of 0.26 arcsec are half as large as those of 1 arcsec, for our ends
 _REMEMBERED = 1000  # pointings with missing cells
 _ROUNDS = 6  # of asking again where something is not covered
 
@@ -142,7 +143,7 @@ class SurveyTemplates:
     def find(self, request: TemplateRequest) -> Template:
         """Return a mosaic around the exposure, in the survey's own pixels.
 
-        Where those are less than half as large as the exposure's, they are binned first.
+        Where those are about half as large as the exposure's or less, they are binned first.
 
         Raises
         ------
@@ -152,7 +153,8 @@ class SurveyTemplates:
             If the archive does not answer.
         """
         frame, band, bins = self._understood(request)
-        found = self.collect(frame, band, request.deadline or Deadline.never(), bins=bins)
+        deadline = request.deadline or Deadline.never()
+        found = self.collect(frame, band, deadline, bins=bins, keep_bits=False)
         identity = self._identity(frame, band, bins)
         if found.missing:
             if len(self._incomplete) >= _REMEMBERED:
@@ -210,7 +212,15 @@ class SurveyTemplates:
             raise NoTemplate(refusal)
         return self._expected(self._identity(frame, band, bins))
 
-    def collect(self, frame: Frame, band: str, deadline: Deadline, *, bins: int = 1) -> Collected:
+    def collect(
+        self,
+        frame: Frame,
+        band: str,
+        deadline: Deadline,
+        *,
+        bins: int = 1,
+        keep_bits: bool = True,
+    ) -> Collected:
         """Return all cells that lie on a frame, cut to it.
 
         Parameters
@@ -221,6 +231,8 @@ class SurveyTemplates:
         deadline : Deadline
         bins : int
             Pixels of each axis that become one. Of binned cells only the binned pixels are kept.
+        keep_bits : bool
+            Keep the survey's own masks too.
 
         Raises
         ------
@@ -252,7 +264,9 @@ class SurveyTemplates:
             known |= set(cells)
             if len(known) > self._max_cells:
                 raise NoTemplate(f"{where}: {self._too_many(len(known))}")
-            images, lost = self._loader.load(list(cells.values()), layout, checks, bins, deadline)
+            images, lost = self._loader.load(
+                list(cells.values()), layout, checks, bins, deadline, keep_bits
+            )
             read += images
             missing += lost
             bare = ~covered_by(read, *checks)
@@ -278,7 +292,8 @@ class SurveyTemplates:
         if request.wcs is None:
             raise NoTemplate(f"{self.name}: the exposure has no WCS; solve its astrometry first")
         frame = Frame.of(request.wcs, request.shape)
-        bins = max(1, int(_arcsec_per_pixel(request.wcs) / self.survey.pixel_scale / 2))
+        ratio = _arcsec_per_pixel(request.wcs) / self.survey.pixel_scale
+        bins = max(1, int(ratio / 2 + _ROUNDING))
         return frame, self._band(request.band), bins
 
     def _identity(self, frame: Frame, band: str, bins: int) -> tuple[str, ...]:

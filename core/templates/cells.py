@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from astropy.io import fits
 from astropy.io.fits import Header
 from astropy.wcs import WCS
 
@@ -24,7 +23,8 @@ from core.templates.survey_bits import Bits, SurveyBits
 
 MARGIN = 60  # pixels of a cell that are kept around the exposure
 
-_MAX_PIXELS = 20_000 * 20_000
+_OLD_KEYWORDS = {f"PC00{i}00{j}": f"PC{i}_{j}" for i in (1, 2) for j in (1, 2)}
+MAX_PIXELS = 20_000 * 20_000
 Box = tuple[slice, slice]
 Path = str | os.PathLike[str]
 
@@ -81,14 +81,14 @@ class CellImage:
     ----------
     image : Image
         Linear fluxes, variance, flags.
-    bits : ndarray of int32, shape (ny, nx)
-        The survey's own mask.
+    bits : ndarray of int32, shape (ny, nx), or None
+        The survey's own mask, where it was kept.
     n_frames : int
         Exposures that it was made of; 1 where that is not known.
     """
 
     image: Image
-    bits: Bits
+    bits: Bits | None
     n_frames: int = 1
 
 
@@ -111,7 +111,7 @@ class _Plane:
 
     def pixels(self, box: Box) -> npt.NDArray[np.generic]:
         """Return the physical values of a part, in native byte order."""
-        file = open_fits(self.path, max_pixels=_MAX_PIXELS)
+        file = open_fits(self.path, max_pixels=MAX_PIXELS)
         return np.ascontiguousarray(file.pixels(file.hdus[self.hdu])[box])
 
 
@@ -162,7 +162,7 @@ def read_cell(
     data = _linear(image.pixels(box), image.header)
     variance = _variance(_linear(noise.pixels(box), noise.header), layout)
     bits = _bits(mask.pixels(box))
-    part = _as_image(data, variance, bits, layout)
+    part = as_image(data, variance, bits, layout)
     facts = read_facts((image.header,)).facts
     if layout.zero_point is not None:
         facts = replace(facts, zero_point=layout.zero_point, zero_point_origin="header")
@@ -184,9 +184,13 @@ def touches(
 
 def cell_wcs(header: Header, name: str, layout: CellFormat) -> WCS:
     """Return the WCS of a cell; old keywords such as ``PC001001`` are understood."""
+    header = header.copy()
     if not card(header, "RADESYS"):
-        header = header.copy()
         header["RADESYS"] = layout.frame
+    # astropy understands them too, but warns at every one of them.
+    for old, new in _OLD_KEYWORDS.items():
+        if old in header and new not in header:
+            header.rename_keyword(old, new)
     wcs = read_wcs(header, name)
     assert wcs is not None  # it is required
     return wcs
@@ -237,98 +241,6 @@ def shifted(wcs: WCS, box: Box, bins: int = 1) -> WCS:
     return part
 
 
-def binned(cell: CellImage, bins: int, layout: CellFormat) -> CellImage:
-    """Return a cell with ``bins`` x ``bins`` pixels made one.
-
-    Fluxes add up (so that the zero point stays), and so do their variances. Missing pixels are made
-    up for by the others of their bin where those are the majority; the bits of all are kept. Bins
-    begin at the reference pixel, so that the bins of all cells of one projection lie on one grid.
-    """
-    image = cell.image
-    assert image.wcs is not None
-    assert image.variance is not None
-    starts = [math.floor(image.wcs.wcs.crpix[axis] - 1) % bins for axis in (1, 0)]
-    counts = [(length - start) // bins for length, start in zip(image.shape, starts, strict=True)]
-    if min(counts) < 1:
-        raise UnusableInput(f"{image.name}: is smaller than one bin of {bins} pixels")
-    box = (
-        slice(starts[0], starts[0] + counts[0] * bins),
-        slice(starts[1], starts[1] + counts[1] * bins),
-    )
-
-    def blocks(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        return plane[box].reshape(counts[0], bins, counts[1], bins)
-
-    there = blocks((image.mask & MaskBit.NO_DATA) == 0)
-    number = there.sum(axis=(1, 3))
-    part = np.float32(bins * bins) / np.maximum(number, 1)
-    enough = number * 2 > bins * bins
-    sums = [
-        np.where(enough, (np.where(there, blocks(plane), 0).sum(axis=(1, 3)) * part), np.nan)
-        for plane in (image.data, image.variance)
-    ]
-    bits = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks(cell.bits), 3), 1)
-    small = _as_image(sums[0].astype(np.float32), sums[1].astype(np.float32), bits, layout)
-    facts = image.facts
-    return replace(
-        cell,
-        image=replace(small, wcs=shifted(image.wcs, box, bins), facts=facts, name=image.name),
-        bits=bits,
-    )
-
-
-def write_cell(cell: CellImage, path: Path) -> None:
-    """Write a cell as one file of three extensions, for `read_written_cell`."""
-    image = cell.image
-    assert image.wcs is not None
-    header = image.wcs.to_header()
-    facts = image.facts
-    for keyword, value in (
-        ("ZP", facts.zero_point),
-        ("EXPTIME", facts.exposure_time),
-        ("GAIN", facts.gain),
-        ("BAND", facts.band),
-        ("NINPUTS", cell.n_frames),
-    ):
-        if value is not None:
-            header[keyword] = value
-    data = np.where((image.mask & MaskBit.NO_DATA) != 0, np.float32(np.nan), image.data)
-    fits.HDUList(
-        [
-            fits.PrimaryHDU(data, header),
-            fits.ImageHDU(image.variance, name="VARIANCE"),
-            fits.ImageHDU(cell.bits, name="BITS"),
-        ]
-    ).writeto(path, overwrite=True, output_verify="silentfix")
-
-
-def read_written_cell(
-    path: Path,
-    name: str,
-    layout: CellFormat,
-    around: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
-) -> CellImage | None:
-    """Read what `write_cell` wrote; parameters as `read_cell`."""
-    file = open_fits(path, max_pixels=_MAX_PIXELS)
-    data, variance, bits = file.hdus[:3]
-    wcs = cell_wcs(data.header, name, layout)
-    box = (slice(0, data.shape[0]), slice(0, data.shape[1]))
-    if around is not None:
-        found = box_around(wcs, data.shape, *around)
-        if found is None:
-            return None
-        box = found
-    planes = [np.ascontiguousarray(file.pixels(hdu)[box]) for hdu in (data, variance, bits)]
-    image = _as_image(planes[0], planes[1], planes[2], layout)
-    facts = read_facts((data.header,)).facts
-    frames = card(data.header, "NINPUTS")
-    return CellImage(
-        replace(image, wcs=shifted(wcs, box), facts=facts, name=name),
-        planes[2],
-        n_frames=frames if isinstance(frames, int) else 1,
-    )
-
-
 def _linear(stored: npt.NDArray[np.generic], header: Header) -> FloatImage:
     scale = AsinhScale.from_header(header)
     return stored.astype(np.float32) if scale is None else scale.linear(stored)
@@ -347,8 +259,17 @@ def _bits(stored: npt.NDArray[np.generic]) -> Bits:
     return stored.astype(np.int32)
 
 
-def _as_image(data: FloatImage, variance: FloatImage, bits: Bits, layout: CellFormat) -> Image:
-    """Flag what is missing, and fill it with something finite."""
+def as_image(data: FloatImage, variance: FloatImage, bits: Bits, layout: CellFormat) -> Image:
+    """Return an image of planes: what is missing is flagged, and filled with something finite.
+
+    Parameters
+    ----------
+    data, variance : ndarray of float32, shape (ny, nx)
+        Linear; NaN where there is none. Changed in place.
+    bits : ndarray of int32, shape (ny, nx)
+        The survey's mask.
+    layout : CellFormat
+    """
     mask = layout.bits.decoded(bits)
     missing = ~(np.isfinite(data) & np.isfinite(variance))
     mask[missing] |= np.uint16(MaskBit.NO_DATA)

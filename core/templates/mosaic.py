@@ -15,16 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from astropy.wcs import WCS
 
-from core.celestial import from_icrs, to_icrs
 from core.errors import NoTemplate, UnusableInput
-from core.image import ExposureFacts, FloatImage, Image, MaskBit, MaskImage
-from core.noise import measure_sky, with_noise
-from core.resample import resample
+from core.image import ExposureFacts, Image, MaskBit
 from core.templates.backgrounds import background_offsets
-from core.templates.seams import seamless_weights
+from core.templates.placing import Placed, place
+from core.templates.seams import SeamlessWeights
 
 logger = logging.getLogger(__name__)
 
+_ROWS = 256  # of the mosaic at a time: the sums are four times as large as the result
 _NO_DATA = np.uint16(MaskBit.NO_DATA)
 Origin = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -48,28 +47,6 @@ class Mosaic:
     image: Image
     sources: tuple[str, ...]
     origin: Origin | None
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An image on its part of the grid, at the common zero point.
-
-    Attributes
-    ----------
-    image : Image
-        Data, mask and variance of the part.
-    rows, columns : slice
-        Where it lies on the grid.
-    """
-
-    image: Image
-    rows: slice
-    columns: slice
-
-    @property
-    def box(self) -> tuple[slice, slice]:
-        """Rows and columns, to index the grid with."""
-        return self.rows, self.columns
 
 
 def mosaic(
@@ -112,12 +89,12 @@ def mosaic(
         If an image has no WCS, or some have a zero point and some have none.
     """
     target = _common_zero_point(images, zero_point)
-    placed = [p for i in images if (p := _placed(i, wcs, shape, target, threads)) is not None]
+    placed = [p for i in images if (p := place(i, wcs, shape, target, threads)) is not None]
     if not placed:
         raise NoTemplate(f"none of {len(images)} images lies on the exposure")
     offsets = background_offsets(placed) if match_backgrounds else np.zeros(len(placed))
     image, origin = _combined(placed, offsets, shape, shared_noise)
-    facts = _facts([p.image.facts for p in placed], target)
+    facts = _facts([p.facts for p in placed], target)
     names = tuple(p.image.name for p in placed)
     return Mosaic(
         image=replace(image, wcs=wcs, facts=facts, name=_name(names)),
@@ -138,70 +115,6 @@ def _common_zero_point(images: Sequence[Image], wanted: float | None) -> float |
     return wanted if wanted is not None else images[0].facts.zero_point
 
 
-def _placed(
-    image: Image, wcs: WCS, shape: tuple[int, int], zero_point: float | None, threads: int
-) -> Placed | None:
-    """Bring an image onto its part of the grid; None where they do not meet."""
-    if image.wcs is None:
-        raise UnusableInput(f"{image.name}: has no WCS and cannot be placed in a mosaic")
-    box = _covered_box(image, wcs, shape)
-    if box is None:
-        return None
-    if image.variance is None:
-        image = with_noise(image, measure_sky(image))
-    rows, columns = box
-    part = resample(
-        image,
-        wcs[rows, columns],
-        (rows.stop - rows.start, columns.stop - columns.start),
-        threads=threads,
-    )
-    if (part.mask & _NO_DATA).all():
-        return None
-    if zero_point is not None and image.facts.zero_point is not None:
-        part = _rescaled(part, 10 ** (0.4 * (zero_point - image.facts.zero_point)))
-    return Placed(part, rows, columns)
-
-
-def _rescaled(image: Image, factor: float) -> Image:
-    if factor == 1:
-        return image
-    assert image.variance is not None
-    facts = image.facts
-    return replace(
-        image,
-        data=image.data * np.float32(factor),
-        variance=image.variance * np.float32(factor * factor),
-        facts=replace(
-            facts,
-            gain=None if facts.gain is None else facts.gain / factor,
-            saturation=None if facts.saturation is None else facts.saturation * factor,
-        ),
-    )
-
-
-def _covered_box(image: Image, wcs: WCS, shape: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Return the rows and columns of the grid that an image may cover."""
-    assert image.wcs is not None
-    ny, nx = image.shape
-    # A grid over the whole image: an edge alone would not tell where one lies around a pole.
-    y, x = np.meshgrid(np.linspace(-0.5, ny - 0.5, 17), np.linspace(-0.5, nx - 0.5, 17))
-    column, row = from_icrs(wcs, *to_icrs(image.wcs, x, y))
-    fine = np.isfinite(column) & np.isfinite(row)
-    if not fine.any():
-        return None
-    spans = []
-    for places, length in ((row[fine], shape[0]), (column[fine], shape[1])):
-        # Between the points the edge bulges a little.
-        slack = 2 + 0.002 * float(np.ptp(places))
-        first = max(0, int(np.floor(places.min() - slack)))
-        last = min(length, int(np.ceil(places.max() + slack)) + 1)
-        if first >= last:
-            return None
-        spans.append(slice(first, last))
-    return spans[0], spans[1]
-
-
 def _combined(
     placed: Sequence[Placed],
     offsets: npt.NDArray[np.float64],
@@ -209,66 +122,89 @@ def _combined(
     shared_noise: bool,
 ) -> tuple[Image, Origin]:
     """Average the images; return the result and where each pixel came from."""
-    total, weights, noise, best = (np.zeros(shape, np.float32) for _ in range(4))
-    origin: Origin = np.full(
-        shape, *((255, np.uint8) if len(placed) <= 255 else (65535, np.uint16))
-    )
-    flags = np.zeros(shape, np.uint16)
-    covered = np.zeros(shape, bool)
-    for index, (part, offset) in enumerate(zip(placed, offsets, strict=True)):
-        image, box = part.image, part.box
-        assert image.variance is not None
-        here = (image.mask & _NO_DATA) == 0
-        weight = np.where(image.mask == 0, seamless_weights(part, shape), np.float32(0))
-        total[box] += weight * (image.data - np.float32(offset))
-        weights[box] += weight
-        if shared_noise:
-            noise[box] += weight * np.sqrt(image.variance)
-        else:
-            noise[box] += weight * weight * image.variance
-        flags[box] |= image.mask & ~_NO_DATA
-        covered[box] |= here
-        first = weight > best[box]
-        origin[box][first] = index
-        np.maximum(best[box], weight, out=best[box])
-    good = weights > 0
-    safe = np.where(good, weights, np.float32(1))
-    data: FloatImage = np.asarray(total / safe, dtype=np.float32)
-    spread = (noise / safe) ** 2 if shared_noise else noise / safe**2
-    variance: FloatImage = np.asarray(spread, dtype=np.float32)
-    flags |= np.where(covered, 0, _NO_DATA)
-    mask: MaskImage = np.where(good, 0, flags).astype(np.uint16)
-    _take_flagged(placed, offsets, covered & ~good, data, variance, origin)
-    empty = ~covered
-    if empty.any() and covered.any():
-        data[empty] = np.median(data[covered][:: max(1, int(covered.sum()) // 100_000)])
-        variance[empty] = np.median(variance[covered][:: max(1, int(covered.sum()) // 100_000)])
+    weights = [SeamlessWeights.of(part, shape) for part in placed]
     image = Image(
-        data=np.ascontiguousarray(data), mask=mask, variance=np.ascontiguousarray(variance)
+        np.empty(shape, np.float32), np.empty(shape, np.uint16), np.empty(shape, np.float32)
     )
+    few = len(placed) < 256
+    origin: Origin = np.empty(shape, np.uint8) if few else np.empty(shape, np.uint16)
+    assert image.variance is not None
+    for first in range(0, shape[0], _ROWS):
+        rows = slice(first, min(first + _ROWS, shape[0]))
+        strip = _Strip(rows, shape[1], np.iinfo(origin.dtype).max)
+        for index, (part, offset) in enumerate(zip(placed, offsets, strict=True)):
+            strip.add(part, weights[index], float(offset), index, shared_noise)
+        strip.finish(placed, offsets, shared_noise)
+        image.data[rows], image.variance[rows] = strip.total, strip.noise
+        image.mask[rows], origin[rows] = strip.flags, strip.origin
+    empty = (image.mask & _NO_DATA) != 0
+    if empty.any() and not empty.all():
+        for plane in (image.data, image.variance):
+            known = plane[~empty]
+            plane[empty] = np.median(known[:: max(1, known.size // 100_000)])
     return image, origin
 
 
-def _take_flagged(
-    placed: Sequence[Placed],
-    offsets: npt.NDArray[np.float64],
-    wanted: npt.NDArray[np.bool_],
-    data: FloatImage,
-    variance: FloatImage,
-    origin: Origin,
-) -> None:
-    """Fill pixels that are flagged everywhere with the first image that has something there."""
-    if not wanted.any():
-        return
-    wanted = wanted.copy()
-    for index, (part, offset) in enumerate(zip(placed, offsets, strict=True)):
-        image, box = part.image, part.box
-        assert image.variance is not None
-        take = wanted[box] & ((image.mask & _NO_DATA) == 0)
-        data[box][take] = image.data[take] - np.float32(offset)
-        variance[box][take] = image.variance[take]
-        origin[box][take] = index
-        wanted[box][take] = False
+class _Strip:
+    """Some rows of a mosaic while they are summed up; all that is needed at a time."""
+
+    def __init__(self, rows: slice, width: int, nowhere: int) -> None:
+        shape = rows.stop - rows.start, width
+        self.rows = rows
+        self.total, self.weights, self.noise, self.best = (
+            np.zeros(shape, np.float32) for _ in range(4)
+        )
+        self.flags = np.zeros(shape, np.uint16)
+        self.covered = np.zeros(shape, bool)
+        self.origin = np.full(shape, nowhere, np.int32)
+
+    def add(
+        self, part: Placed, weights: SeamlessWeights, offset: float, index: int, shared_noise: bool
+    ) -> None:
+        """Add what an image has of these rows."""
+        found = part.on_rows(self.rows)
+        if found is None:
+            return
+        box, cut = found
+        mask = part.image.mask[cut]
+        weight = np.where(mask == 0, weights.on_rows(cut[0]), np.float32(0))
+        self.total[box] += weight * (part.data(cut) - np.float32(offset))
+        self.weights[box] += weight
+        variance = part.variance(cut)
+        self.noise[box] += weight * np.sqrt(variance) if shared_noise else weight**2 * variance
+        self.flags[box] |= mask & ~_NO_DATA
+        self.covered[box] |= (mask & _NO_DATA) == 0
+        first = weight > self.best[box]
+        self.origin[box][first] = index
+        np.maximum(self.best[box], weight, out=self.best[box])
+
+    def finish(
+        self, placed: Sequence[Placed], offsets: npt.NDArray[np.float64], shared_noise: bool
+    ) -> None:
+        """Turn the sums into averages, and fill what is flagged in every image."""
+        good = self.weights > 0
+        safe = np.where(good, self.weights, np.float32(1))
+        self.total /= safe
+        self.noise /= safe
+        if shared_noise:
+            self.noise *= self.noise
+        else:
+            self.noise /= safe
+        wanted = self.covered & ~good
+        self.flags[~self.covered] |= _NO_DATA
+        self.flags[good] = 0
+        for index, (part, offset) in enumerate(zip(placed, offsets, strict=True)):
+            if not wanted.any():
+                return
+            found = part.on_rows(self.rows)
+            if found is None:
+                continue
+            box, cut = found
+            take = wanted[box] & ((part.image.mask[cut] & _NO_DATA) == 0)
+            self.total[box][take] = part.data(cut)[take] - np.float32(offset)
+            self.noise[box][take] = part.variance(cut)[take]
+            self.origin[box][take] = index
+            wanted[box][take] = False
 
 
 def _facts(facts: Sequence[ExposureFacts], zero_point: float | None) -> ExposureFacts:

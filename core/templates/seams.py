@@ -8,6 +8,7 @@ images (of seeing, of background) is spread out and not a line.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from core.image import FloatImage, MaskBit
 
 if TYPE_CHECKING:
-    from core.templates.mosaic import Placed
+    from core.templates.placing import Placed
 
 FEATHER = (
     64.0  # pixels; below the overlaps of Pan-STARRS cells (240) and Legacy Survey bricks (165)
@@ -28,30 +29,47 @@ _COARSE = 8  # pixels of the map on which the distance from the edge is measured
 _LEAST_TAPER = 1e-3  # an image's very edge counts where nothing else is there
 
 
-def seamless_weights(part: Placed, shape: tuple[int, int]) -> FloatImage:
-    """Return the weight of every pixel of an image in a mosaic.
+@dataclass(frozen=True)
+class SeamlessWeights:
+    """The weights of an image's pixels in a mosaic.
 
-    Parameters
+    Attributes
     ----------
-    part : core.templates.mosaic.Placed
-        The image, with variance.
-    shape : tuple of int
-        (ny, nx) of the whole mosaic.
-
-    Returns
-    -------
-    ndarray of float32, shape of the part
-        Inverse variance of its sky, tapered towards the edge of what it covers. Flags other than
-        `MaskBit.NO_DATA` are not looked at.
+    taper : ndarray of float32
+        One value for 8 x 8 pixels: 1 inside, towards 0 at the edge of what the image covers.
+    sky : ndarray of float32
+        One value for 64 x 64 pixels: variance of the sky at the common zero point.
+    width : int
+        Pixels of the image in a row.
     """
-    image = part.image
-    assert image.variance is not None
-    empty = (image.mask & MaskBit.NO_DATA) != 0
-    sky = _block_medians(image.variance, empty)
-    distance = _distance_from_edge(empty, part, shape)
-    share = np.clip(distance / FEATHER, 0, 1)
-    taper = np.maximum(share * share * (3 - 2 * share), _LEAST_TAPER)
-    return _upsampled(taper, image.shape, _COARSE) / _upsampled(sky, image.shape, _BLOCK)
+
+    taper: FloatImage
+    sky: FloatImage
+    width: int
+
+    @classmethod
+    def of(cls, part: Placed, shape: tuple[int, int]) -> SeamlessWeights:
+        """Measure them.
+
+        Parameters
+        ----------
+        part : core.templates.placing.Placed
+            The image.
+        shape : tuple of int
+            (ny, nx) of the whole mosaic.
+        """
+        image = part.image
+        assert image.variance is not None
+        empty = (image.mask & MaskBit.NO_DATA) != 0
+        sky = _block_medians(image.variance, empty) * np.float32(part.factor**2)
+        share = np.clip(_distance_from_edge(empty, part, shape) / FEATHER, 0, 1)
+        taper = np.maximum(share * share * (3 - 2 * share), _LEAST_TAPER)
+        return cls(taper, sky, image.shape[1])
+
+    def on_rows(self, rows: slice) -> FloatImage:
+        """Return the weights of some rows of the image; flags are not looked at."""
+        taper = _upsampled(self.taper, rows, self.width, _COARSE)
+        return taper / _upsampled(self.sky, rows, self.width, _BLOCK)
 
 
 def _block_medians(variance: FloatImage, empty: npt.NDArray[np.bool_]) -> FloatImage:
@@ -103,10 +121,11 @@ def _distance_from_edge(
     return np.asarray((inner - 0.5) * _COARSE, dtype=np.float32)
 
 
-def _upsampled(blocks: FloatImage, shape: tuple[int, int], step: int) -> FloatImage:
-    """Return block values interpolated linearly to pixels."""
-    for axis, length in enumerate(shape):
-        places = np.clip((np.arange(length) + 0.5) / step - 0.5, 0, blocks.shape[axis] - 1)
+def _upsampled(blocks: FloatImage, rows: slice, width: int, step: int) -> FloatImage:
+    """Return block values interpolated linearly to the pixels of some rows."""
+    for axis, span in enumerate((rows, slice(0, width))):
+        places = (np.arange(span.start, span.stop) + 0.5) / step - 0.5
+        places = np.clip(places, 0, blocks.shape[axis] - 1)
         low = np.minimum(places.astype(int), max(blocks.shape[axis] - 2, 0))
         high = np.minimum(low + 1, blocks.shape[axis] - 1)
         share = (places - low).astype(np.float32)

@@ -161,6 +161,7 @@ def swarp_bits(
     with _folder(_tmpdir, _workdir) as folder:
         result = np.full(shape, -1, np.int32)
         for number, cell in enumerate(cells):
+            assert cell.bits is not None
             assert cell.image.wcs is not None
             missing = (cell.image.mask & MaskBit.NO_DATA) != 0
             bits = np.where(missing, cell.bits | uncovered, cell.bits).astype(np.int32)

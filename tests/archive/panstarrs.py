@@ -18,10 +18,12 @@ of masks GZIP-compressed uint16.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -221,6 +223,24 @@ def stack_header(wcs: WCS, seconds: float, band: str, projection: int, subcell: 
     return header
 
 
+_COMPRESSED: dict[bytes, bytes] = {}
+"""Files by what is in them: compressing row by row is slow, and many tests want the same cells."""
+
+
+def _once(
+    make: Callable[[npt.NDArray[Any], fits.Header], bytes],
+) -> Callable[[npt.NDArray[Any], fits.Header], bytes]:
+    def made(pixels: npt.NDArray[Any], header: fits.Header) -> bytes:
+        content = make.__name__.encode() + pixels.tobytes() + header.tostring().encode()
+        key = hashlib.sha256(content).digest()
+        if key not in _COMPRESSED:
+            _COMPRESSED[key] = make(pixels, header)
+        return _COMPRESSED[key]
+
+    return made
+
+
+@_once
 def asinh_file(linear: npt.NDArray[np.floating], header: fits.Header) -> bytes:
     """Scale counts by asinh, round them to int16, and compress them."""
     finite = linear[np.isfinite(linear)]
@@ -241,6 +261,7 @@ def asinh_file(linear: npt.NDArray[np.floating], header: fits.Header) -> bytes:
     return _bytes_of(hdu)
 
 
+@_once
 def mask_file(bits: npt.NDArray[np.uint16], header: fits.Header) -> bytes:
     """Compress a mask, and name its bits."""
     hdu = fits.CompImageHDU(bits, header, compression_type="GZIP_1", tile_shape=(1, bits.shape[1]))

@@ -236,7 +236,7 @@ def test_real_pixels_come_back(server):
         "r", wcs=wcs, shape=pixels.shape, _archive=PanStarrsSurvey(endpoint=server.url)
     )
     # Rounding of the stored magnitudes: a part in a few thousand of what is bright.
-    assert image * seconds == pytest.approx(pixels, rel=1e-3, abs=0.3)
+    np.testing.assert_allclose(image * seconds, pixels, rtol=1e-3, atol=0.3)
 
 
 @pytest.fixture
