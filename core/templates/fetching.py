@@ -26,7 +26,7 @@ from core.errors import (
     RequestRefused,
     UnexpectedAnswer,
 )
-from core.templates.addresses import check_address, host_of
+from core.templates.addresses import check_address, host_of, shown
 from core.templates.answers import content_length, reason_of, retry_after, said_in
 from core.templates.connections import BoundedAdapter
 from core.templates.soundness import check_fits, looks_like_html
@@ -149,7 +149,7 @@ class Fetcher:
         def read(response: requests.Response) -> Fetched:
             content = b"".join(self._chunks(response, deadline))
             if expect is Content.TEXT and looks_like_html(content[:1024]):
-                raise UnexpectedAnswer(f"{response.url}: answered with a web page")
+                raise UnexpectedAnswer(f"{shown(response.url)}: answered with a web page")
             return Fetched(content, response.url, dict(response.headers))
 
         return self._persistently(url, params, deadline, read)
@@ -187,11 +187,11 @@ class Fetcher:
                 for chunk in self._chunks(response, deadline):
                     stream.write(chunk)
             if expect is Content.FITS:
-                check_fits(target, response.url)
+                check_fits(target, shown(response.url))
             elif expect is Content.TEXT:
                 with target.open("rb") as stream:
                     if looks_like_html(stream.read(1024)):
-                        raise UnexpectedAnswer(f"{response.url}: answered with a web page")
+                        raise UnexpectedAnswer(f"{shown(response.url)}: answered with a web page")
             return target
 
         try:
@@ -245,7 +245,7 @@ class Fetcher:
                 result = read(response)
                 size = response.raw.tell()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise ArchiveUnavailable(f"{url}: {reason_of(error, deadline)}") from error
+            raise ArchiveUnavailable(f"{shown(url)}: {reason_of(error, deadline)}") from error
         if self._observer is not None:
             self._observer.fetched(host_of(response.url), size, time.monotonic() - began)
         return result
@@ -258,7 +258,7 @@ class Fetcher:
             check_address(url, self.policy.allowed_hosts)
             left = deadline.remaining()
             if left <= 0:
-                raise ArchiveUnavailable(f"{url}: the deadline has passed")
+                raise ArchiveUnavailable(f"{shown(url)}: the deadline has passed")
             # Past the session's own handling of redirections, which reads what they hold.
             session = self._session()
             request = session.prepare_request(requests.Request("GET", url, params=params))
@@ -274,26 +274,26 @@ class Fetcher:
                 url, params = urljoin(response.url, response.headers["Location"]), None
             except ValueError as error:
                 raise ForbiddenAddress(
-                    f"{response.url}: redirects to what is no address"
+                    f"{shown(response.url)}: redirects to what is no address"
                 ) from error
-        raise UnexpectedAnswer(f"{url}: redirected more than {_MOST_REDIRECTS} times")
+        raise UnexpectedAnswer(f"{shown(url)}: redirected more than {_MOST_REDIRECTS} times")
 
     def _judge(self, response: requests.Response) -> None:
         """Raise what a status means, and refuse what is too long before reading it."""
         status, url = response.status_code, response.url
         if status in (404, 410):
-            raise NotInArchive(f"{url}: the archive has no such file (HTTP {status})")
+            raise NotInArchive(f"{shown(url)}: the archive has no such file (HTTP {status})")
         if status >= 500 or status in _BUSY:
-            raise _Busy(f"{url}: the archive answered HTTP {status}", retry_after(response))
+            raise _Busy(f"{shown(url)}: the archive answered HTTP {status}", retry_after(response))
         if status != 200:
             raise RequestRefused(
-                f"{url}: the archive does not accept the request (HTTP {status}"
+                f"{shown(url)}: the archive does not accept the request (HTTP {status}"
                 f"{said_in(response)}); check the address and the survey's name in the settings"
             )
         length = content_length(response)
         if length is not None and length > self.policy.max_bytes:
             raise RequestRefused(
-                f"{url}: {length} bytes are more than the limit of {self.policy.max_bytes}"
+                f"{shown(url)}: {length} bytes are more than the limit of {self.policy.max_bytes}"
             )
 
     def _chunks(self, response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
@@ -304,17 +304,17 @@ class Fetcher:
             size += len(chunk)
             if size > self.policy.max_bytes:
                 raise RequestRefused(
-                    f"{response.url}: more bytes than the limit of {self.policy.max_bytes}"
+                    f"{shown(response.url)}: more bytes than the limit of {self.policy.max_bytes}"
                 )
             if deadline.expired:
                 raise ArchiveUnavailable(
-                    f"{response.url}: the deadline passed after {size} bytes"
+                    f"{shown(response.url)}: the deadline passed after {size} bytes"
                     + (f" of {length}" if length is not None else "")
                 )
             yield chunk
         if length is not None and size != length:
             raise ArchiveUnavailable(
-                f"{response.url}: the answer broke off after {size} of {length} bytes"
+                f"{shown(response.url)}: the answer broke off after {size} of {length} bytes"
             )
 
     def _session(self) -> requests.Session:

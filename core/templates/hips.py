@@ -9,7 +9,14 @@ import numpy as np
 
 from core.bands import same_band
 from core.deadline import Deadline
-from core.errors import ExposureError, InputUnavailable, NoTemplate, UnusableInput
+from core.errors import (
+    ExposureError,
+    ForbiddenAddress,
+    InputUnavailable,
+    NoTemplate,
+    RequestRefused,
+    UnusableInput,
+)
 from core.exposure import TemplateFacts
 from core.image import ExposureFacts, Image
 from core.templates.cache import FileCache, NoCache
@@ -79,15 +86,22 @@ class HipsTemplates:
         core.errors.NoTemplate
             If no HiPS of the band covers enough of the exposure; the message says which were looked
             at and what was wrong with each.
+        core.errors.ForbiddenAddress
+            If there is none because an address is not allowed.
+        core.errors.RequestRefused
+            If the service knows none of the surveys.
         core.errors.InputUnavailable
             If one that might cannot be read now.
         """
         deadline = request.deadline or Deadline.never()
         failures: list[ExposureError] = []
         for survey in self._of_band(request):
-            for way in self._ways(survey):
+            ways = self._ways(survey)
+            for way in ways:
+                # A tree that hangs must leave time to ask the service.
+                part = deadline if way is ways[-1] else deadline.shorter(deadline.remaining() / 2)
                 try:
-                    return self._template(survey, way(survey, request, deadline), request)
+                    return self._template(survey, way(survey, request, part), request)
                 except (NoTemplate, InputUnavailable, UnusableInput) as error:
                     logger.info("%s gives no template: %s", survey.label, error)
                     failures.append(error)
@@ -96,6 +110,10 @@ class HipsTemplates:
         said = "; ".join(dict.fromkeys(str(error) for error in failures))
         if any(error.retriable for error in failures):
             raise InputUnavailable(said)
+        if any(isinstance(error, ForbiddenAddress) for error in failures):
+            raise ForbiddenAddress(said)
+        if failures and all(isinstance(error, RequestRefused) for error in failures):
+            raise RequestRefused(said)
         raise NoTemplate(said or "no archive may be asked, by the settings")
 
     def identify(self, request: TemplateRequest) -> tuple[str, ...] | None:
@@ -189,7 +207,7 @@ class HipsTemplates:
             ),
             facts=TemplateFacts(
                 provider=self.name,
-                template_id=survey.label,
+                template_id=survey.name,
                 band=survey.band,
                 zero_point=survey.zero_point,
                 overlap=overlap,

@@ -38,7 +38,7 @@ class HipsSurvey:
     zero_point : float or None
         AB magnitude of a flux of 1 in one pixel of the survey's images.
     saturation : float or None
-        From which value on stars are saturated.
+        From which (linear) value on stars are saturated.
     asinh : bool or None
         Whether the values are asinh-scaled, as in the HiPS of Pan-STARRS; None: told by the name.
 
@@ -69,8 +69,13 @@ class HipsSurvey:
 
     @property
     def label(self) -> str:
-        """What it is called in messages and records."""
+        """What it is called in messages."""
         return self.hips or self.tree or ""
+
+    @property
+    def name(self) -> str:
+        """What it is called in records: its identifier, else the last part of the tree's place."""
+        return self.hips or (self.tree or "").rstrip("/").rpartition("/")[2]
 
     @property
     def asinh_scale(self) -> AsinhScale | None:

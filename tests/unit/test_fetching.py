@@ -27,7 +27,7 @@ from core.errors import (
     UnexpectedAnswer,
 )
 from core.templates.fetching import Content, Fetcher, FetchPolicy
-from tests.archive.server import ArchiveServer
+from tests.archive.server import Answer, ArchiveServer
 
 
 @cache  # checksum cards hold the time
@@ -413,6 +413,21 @@ def test_many_threads_share_a_fetcher_and_it_travels(archive: ArchiveServer) -> 
 def test_fits_is_not_read_into_memory(archive: ArchiveServer) -> None:
     with pytest.raises(ValueError, match="use download"):
         fetcher(archive).get(f"{archive.url}/x", deadline=soon(), expect=Content.FITS)
+
+
+def test_long_queries_are_not_repeated_in_messages(archive: ArchiveServer) -> None:
+    archive.fault(status=400)
+    with pytest.raises(RequestRefused) as caught:
+        fetcher(archive).get(f"{archive.url}/x", params={"wcs": "y" * 2000}, deadline=soon())
+    assert len(str(caught.value)) < 300
+
+
+def test_what_the_archive_says_is_passed_on(archive: ArchiveServer) -> None:
+    words = b'{"title": "Bad request",\n "description": "no such\x1b[2J survey"}'
+    archive.route("/x", lambda request: Answer(words, 400, "application/json"))
+    with pytest.raises(RequestRefused, match=r"no such .*2J survey") as caught:
+        fetcher(archive).get(f"{archive.url}/x", deadline=soon())
+    assert str(caught.value).isprintable()
 
 
 def test_deadline() -> None:
