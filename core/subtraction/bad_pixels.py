@@ -8,14 +8,12 @@ import numpy.typing as npt
 
 from core.image import FloatImage, MaskImage
 from core.subtraction.kernel_choice import matching_sigma
+from core.subtraction.kernel_wings import FURTHEST
 
 Profile = npt.NDArray[np.float32]
 DEEP = 7  # pixels: light that far inside a bad region is not known from its surroundings
 PEAK = 2.0  # a bad pixel may be wrong by as many times the light of the good ones next to it
-BEYOND = 0.5  # of the light beyond a kernel's reach that its fitted rim does not make up for
-WING = 3e-3  # of the kernel's peak: a kernel cut off above it lacks more than wings
 WINGS = 3.5  # exponent of the Moffat profiles that the matching kernel's wings are taken from
-FURTHEST = 24  # pixels that light is followed
 
 
 def kernel_bound(source_fwhm: float, target_fwhm: float, kernel_sum: float) -> Profile:
@@ -80,68 +78,6 @@ def fill_bad_pixels(
     error = np.zeros(mask.shape, dtype=np.float32)  # not a page of it is real before it is used
     _fill(padded, mask, border[0], border[1], bound, np.float32(negligible), error)
     return error
-
-
-def light_beyond(
-    padded: FloatImage,
-    mask: MaskImage,
-    kernel_shape: tuple[int, int],
-    bound: Profile,
-    negligible: float,
-) -> FloatImage:
-    """Estimate the light that a kernel is too small to carry out of bright stars.
-
-    With 13x13 pixels for seeing of 3.6 against 2.6, what was left at 8 to 10 pixels from the
-    brightest stars was a fifth of the bound's light, all of one sign along the ring; half of it is
-    counted, since a sum over a PSF adds up what is of one sign.
-
-    Parameters
-    ----------
-    padded : ndarray of float32
-        The image that is to be convolved, with a border of the kernel's half-sizes.
-    mask : ndarray of uint16, shape (ny, nx)
-        Bad pixels are not zero; they are left out (`fill_bad_pixels` follows their light).
-    kernel_shape : tuple of int
-        (ky, kx).
-    bound, negligible
-        As for `fill_bad_pixels`.
-
-    Returns
-    -------
-    ndarray of float32, shape (ny, nx)
-        ADU of the matched image; zero far from bright stars, and everywhere for a kernel so small
-        that it lacks part of its core, which the fit spreads over all of it.
-    """
-    light = np.zeros(mask.shape, dtype=np.float32)
-    half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
-    outside = min(half_y, half_x) + 1
-    if outside < len(bound) and 0 < bound[outside] < WING * bound[0]:
-        _carry(padded, mask, half_y, half_x, bound, np.float32(negligible), light)
-    return light
-
-
-@numba.njit(cache=True)
-def _carry(padded, mask, half_y, half_x, bound, negligible, light):  # type: ignore[no-untyped-def] # pragma: no cover
-    ny, nx = mask.shape
-    last = len(bound) - 1
-    first = min(half_y, half_x) + 1
-    least = negligible / bound[first]
-    for y in range(ny):
-        for x in range(nx):
-            value = padded[y + half_y, x + half_x]
-            if value <= least or mask[y, x]:
-                continue
-            reach = first
-            while reach < last and value * bound[reach + 1] > negligible:
-                reach += 1
-            for row in range(max(0, y - reach), min(ny, y + reach + 1)):
-                within = abs(row - y) <= half_y
-                for col in range(max(0, x - reach), min(nx, x + reach + 1)):
-                    if within and abs(col - x) <= half_x:
-                        continue
-                    r = np.sqrt(np.float32((row - y) ** 2 + (col - x) ** 2))
-                    if r <= reach:
-                        light[row, col] += BEYOND * value * _at(bound, r)
 
 
 @numba.njit(cache=True)

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import SubtractionFailed
-from core.image import FloatImage, Image, MaskBit, MaskImage
+from core.image import FloatImage, MaskBit, MaskImage
 from core.polynomials import terms
 from core.psf import PSFModel, gaussian_psf
-from core.subtraction.bad_pixels import fill_bad_pixels, kernel_bound, light_beyond
+from core.subtraction.bad_pixels import fill_bad_pixels, kernel_bound
 from core.subtraction.convolve import (
     compiled_threads,
     convolve_padded,
@@ -28,6 +28,7 @@ from core.subtraction.correlation import measure_correlation
 from core.subtraction.difference import Difference
 from core.subtraction.finish import assemble
 from core.subtraction.kernel_choice import choose_kernel_shape, matching_sigma
+from core.subtraction.kernel_wings import WingPlanes, add_wings, measure_wings
 from core.subtraction.local_sky import subtract_local_sky
 from core.subtraction.mask_growth import grow
 from core.subtraction.pair import Pair
@@ -185,8 +186,16 @@ def _apply(
         )
     order = result.kernel_order
     source = pair.science if science_convolved else pair.template
-    hidden, beyond = _unseen_light(source, fit, result)
+    negligible = _negligible(fit.target_variance)
+    bound = kernel_bound(fit.source_fwhm, fit.target_fwhm, float(result.kernel[0].sum()))
+    border = (fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2)
+    hidden = fill_bad_pixels(fit.padded, source.mask, border, bound, negligible)
     matched = convolve_padded(fit.padded, pair.shape, result.kernel, order, threads=threads)
+    wings = measure_wings(
+        WingPlanes(fit.planes.source, fit.target, matched, fit.target_variance, fit.usable),
+        fit.fitted, int(np.ceil(2.0 * fit.source_fwhm)), fit.kernel_shape, bound,
+    )  # fmt: skip
+    beyond = add_wings(wings, fit.padded, source.mask, fit.kernel_shape, negligible, matched)
     bright = footprint_power(fit.padded, pair.shape, fit.kernel_shape)
     fit.release()
     if fit.source_variance is not None:
@@ -261,20 +270,10 @@ def _joined_mask(
     return mask
 
 
-def _unseen_light(
-    source: Image, fit: KernelFit, result: SFFTResult
-) -> tuple[FloatImage, FloatImage]:
-    """Fill the bad pixels of the image to convolve.
-
-    Return what they still hide of the matched image, and what bright stars have beyond the
-    kernel's reach.
-    """
-    step = max(1, int(np.sqrt(fit.target_variance.size / 1e5)))
-    negligible = NEGLIGIBLE * float(np.sqrt(np.median(fit.target_variance[::step, ::step])))
-    bound = kernel_bound(fit.source_fwhm, fit.target_fwhm, float(result.kernel[0].sum()))
-    border = (fit.kernel_shape[0] // 2, fit.kernel_shape[1] // 2)
-    hidden = fill_bad_pixels(fit.padded, source.mask, border, bound, negligible)
-    return hidden, light_beyond(fit.padded, source.mask, fit.kernel_shape, bound, negligible)
+def _negligible(variance: FloatImage) -> float:
+    """Return the light of one pixel in another that is not worth following, ADU."""
+    step = max(1, int(np.sqrt(variance.size / 1e5)))
+    return NEGLIGIBLE * float(np.sqrt(np.median(variance[::step, ::step])))
 
 
 _OF_TEMPLATE = (

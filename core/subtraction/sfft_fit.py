@@ -81,6 +81,8 @@ class KernelFit:
         Variance of a kernel pixel, of the latest solution; set by `run`.
     flux_error : float
         Relative error of the kernel's sum; set by `run`.
+    fitted : Stamps
+        The stamps that the latest solution rests on; set by `run`.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class KernelFit:
         self.target_fwhm = target_fwhm
         self.flux_ratio = 1.0
         self.flux_error = 0.0
+        self.fitted = Stamps(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
         self.kernel_noise = KernelNoise(np.zeros((1, 1)), 0, self.shape)
         half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
         self.source_level = _typical_level(source)
@@ -241,6 +244,7 @@ class KernelFit:
             solution = self._solve(stamps, trial, model, few if early else True)
             self.kernel_noise = kernel_noise(solution, self.shape, self.source_fwhm)
         self.flux_error = self._error_of_sum(solution)
+        self.fitted = stamps.select(trial.kept)
         used = int(trial.kept.sum())
         return SFFTResult(
             kernel=solution.kernel,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.simulate import PairSettings, simulate_pair
-from core.subtraction.bad_pixels import DEEP, fill_bad_pixels, kernel_bound, light_beyond
+from core.subtraction.bad_pixels import DEEP, fill_bad_pixels, kernel_bound
 from core.subtraction.convolve import convolve_varying, pad
 
 BOUND = kernel_bound(2.6, 3.6, 1.0)
@@ -119,29 +119,3 @@ def test_the_bound_holds_for_the_kernels_of_the_simulated_optics():
         mean = abs(kernel[distance == radius].mean())
         assert mean < 1.6 * BOUND[radius] + 1e-5
     assert (np.diff(BOUND) <= 0).all()
-
-
-def test_light_beyond_a_small_kernel_is_that_of_bright_stars():
-    """A kernel of 13x13 pixels, cut out of the one that turns one profile into the other."""
-    source, target = star(2.6, 4e6), star(3.6, 4e6)
-    centred = [np.fft.fft2(np.fft.ifftshift(star(fwhm, 1.0))) for fwhm in (2.6, 3.6)]
-    kernel = np.fft.fftshift(np.real(np.fft.ifft2(centred[1] / centred[0])))[24:37, 24:37]
-    left = target - convolve_varying(source, kernel[None], 0)
-    clear = np.zeros(source.shape, dtype=np.uint16)
-    light = light_beyond(pad(source, 6, 6), clear, (13, 13), BOUND, 0.1)
-    y, x = np.mgrid[:61, :61] - 30
-    away = np.rint(np.hypot(y, x)).astype(int)
-    for radius in (9, 10, 11):
-        rms = np.sqrt(np.mean(left[away == radius] ** 2))
-        assert 0.25 * rms < np.sqrt(np.mean(light[away == radius] ** 2)) < 2 * rms
-    assert light[30, 30] < 0.01 * light[30, 38]
-    wide = light_beyond(pad(source, 12, 12), clear, (25, 25), BOUND, 0.1)
-    assert wide[30, 38] < 0.1 * light[30, 38]
-
-
-def test_faint_stars_leave_no_light_beyond_the_kernel():
-    source = star(2.6, 1e3)
-    clear = np.zeros(source.shape, dtype=np.uint16)
-    assert light_beyond(pad(source, 6, 6), clear, (13, 13), BOUND, 0.1).max() == 0
-    hidden = light_beyond(pad(star(2.6), 6, 6), clear + 1, (13, 13), BOUND, 0.1)
-    assert hidden.max() == 0
