@@ -154,6 +154,17 @@ class TemplateSettings(Section):
         default=True, description="Fetch templates of waiting exposures and of pointings ahead"
     )
 
+    @field_validator("path")
+    @classmethod
+    def _readable(cls, path: str) -> str:
+        scheme, mark, _ = path.partition("://")
+        if mark:
+            from fsspec import available_protocols  # takes long to import, and few need it
+
+            if scheme not in available_protocols():
+                raise ValueError(f"{scheme}:// is no kind of address that can be read")
+        return path
+
     @field_validator("bands")
     @classmethod
     def _names(cls, bands: dict[str, str]) -> dict[str, str]:

@@ -65,7 +65,9 @@ def make_templates(
 
     def provider(name: str) -> TemplateProvider:
         if name == "directory":
-            return DirectoryTemplates(settings.path, max_pixels=max_pixels)
+            return DirectoryTemplates(
+                settings.path, max_pixels=max_pixels, cache=cache, threads=threads
+            )
         if name == "hips":
             return HipsTemplates(
                 [_survey(each) for each in settings.hips],
