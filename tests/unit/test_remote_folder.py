@@ -249,9 +249,12 @@ def test_it_ends_with_the_deadline(memory):
         DirectoryTemplates("memory://survey").find(request(deadline=Deadline(0)))
 
 
-def test_an_empty_folder_has_none(memory):
-    with pytest.raises((NoTemplate, InputUnavailable)):
+def test_a_folder_that_is_not_there_is_no_empty_folder(memory):
+    with pytest.raises(InputUnavailable, match="memory://nothing: is not there"):
         DirectoryTemplates("memory://nothing").find(request())
+    memory.makedirs("/survey/empty")
+    with pytest.raises(NoTemplate, match="0 images looked at"):
+        DirectoryTemplates("memory://survey/empty").find(request())
 
 
 def test_a_scheme_that_nobody_knows_is_said_at_once():
@@ -298,6 +301,11 @@ def test_in_an_object_store(survey, tmp_path, monkeypatch):
         cache = TemplateCache(tmp_path / "cache")
         templates = DirectoryTemplates("s3://survey", cache=cache, options=options)
         check_found(templates, survey, "s3://survey")
+        eager = DirectoryTemplates("s3://survey", cache=cache, options=options, refresh_seconds=0)
+        check_found(eager, survey, "s3://survey")
+        other = fsspec.filesystem("s3", skip_instance_cache=True, **options)
+        other.rm_file("survey/deep/a.fits")  # as another program would
+        assert eager.find(request()).facts.template_id == "b.fits"
         missing = DirectoryTemplates("s3://nowhere", options=options)
         with pytest.raises(InputUnavailable):
             missing.find(request())

@@ -48,6 +48,15 @@ class Place:
         """Return a new name for something that is being written."""
         return self.lock.with_suffix(f".{secrets.token_hex(4)}.tmp")
 
+    def leftovers(self) -> list[Path]:
+        """Return what is being written, or was when its maker was killed."""
+        shelf, digest = self.lock.parent, self.lock.stem
+        return [
+            shelf / name
+            for name in os.listdir(shelf)
+            if name.startswith(digest) and _TEMPORARY.fullmatch(name[64:])
+        ]
+
 
 @dataclass(frozen=True)
 class Stored:

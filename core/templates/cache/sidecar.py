@@ -103,7 +103,7 @@ class Sidecar:
 def checksum_of(fd: int) -> tuple[int, str]:
     """Return size and XXH3-128 of an open file."""
     digest = xxhash.xxh3_128()
-    buffer = bytearray(_CHUNK)
+    buffer = bytearray(max(1, min(_CHUNK, os.fstat(fd).st_size)))
     view = memoryview(buffer)
     size = 0
     while (n := os.preadv(fd, [buffer], size)) > 0:

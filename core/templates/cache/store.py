@@ -235,7 +235,7 @@ class TemplateCache:
         stack: ExitStack,
     ) -> CachedFile:
         """Make the entry; to be called by whoever holds its lock."""
-        for leftover in place.lock.parent.glob(f"{key.digest}.*.tmp"):
+        for leftover in place.leftovers():
             _discard(leftover)  # of one who was killed: there is no other maker now
         temporary = place.temporary()
         stack.callback(_discard, temporary)
