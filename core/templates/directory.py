@@ -204,14 +204,21 @@ class DirectoryTemplates:
                 file = getattr(files, role)
                 return None if file is None else path[file.path]
 
-            image = read_image(
-                path[files.image.path],
-                hdu=record.hdu,
-                mask=local("mask"),
-                weight=local("weight"),
-                variance=local("variance"),
-                max_pixels=self._max_pixels,
-            )
+            try:
+                image = read_image(
+                    path[files.image.path],
+                    hdu=record.hdu,
+                    mask=local("mask"),
+                    weight=local("weight"),
+                    variance=local("variance"),
+                    max_pixels=self._max_pixels,
+                )
+            except ExposureError as error:
+                # A person knows the file by where it comes from, not by its place in a cache.
+                message = str(error)
+                for there, here in path.items():
+                    message = message.replace(here, there)
+                raise type(error)(message) from error
         return replace(image, name=os.path.basename(files.image.path))
 
     def _why(

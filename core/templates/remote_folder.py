@@ -48,7 +48,9 @@ class RemoteFolder:
     """A folder that fsspec can list: ``s3://``, ``gs://``, ``http://``, ``memory://`` ...
 
     Of the headers only the parts are fetched that are needed, where the file system can do that;
-    both headers and files come through the cache and are fetched once by all processes.
+    both headers and files come through the cache and are fetched once by all processes. A web
+    server may redirect to its own host only, and nothing that a listing names outside of the folder
+    is asked for.
 
     Parameters
     ----------

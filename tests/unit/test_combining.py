@@ -98,6 +98,12 @@ def test_what_cannot_be_brought_to_one_scale_is_not_combined(tmp_path, cards):
     assert template.facts.overlap == pytest.approx(0.6, abs=0.03)
 
 
+def test_without_zero_points_nothing_is_combined(tmp_path):
+    put(tmp_path / "a.fits", half(-0.4), FILTER="r")
+    put(tmp_path / "b.fits", half(0.5), FILTER="r")
+    assert DirectoryTemplates(tmp_path).find(request()).facts.template_id == "a.fits"
+
+
 def test_where_combining_fails_the_best_is_taken(tmp_path):
     put(tmp_path / "left.fits", half(-0.4), FILTER="r", MAGZP=25.0)
     broken = put(tmp_path / "right.fits", half(0.5), FILTER="r", MAGZP=25.0)

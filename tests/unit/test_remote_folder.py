@@ -244,6 +244,16 @@ def test_a_file_that_cannot_be_fetched_now_is_tried_again(survey, tmp_path):
         check_found(templates, survey, server.url)
 
 
+def test_a_file_is_named_by_where_it_comes_from(memory, survey, tmp_path):
+    flat = fits.PrimaryHDU(np.ones(BIG, np.float32), fits.getheader(survey / "b.fits"))
+    flat.writeto(survey / "b.fits", overwrite=True)
+    memory.pipe_file("/survey/b.fits", (survey / "b.fits").read_bytes())
+    memory.rm("/survey/deep", recursive=True)
+    templates = DirectoryTemplates("memory://survey", cache=TemplateCache(tmp_path / "cache"))
+    with pytest.raises(NoTemplate, match=r"1 failed \(memory:///survey/b.fits: is constant"):
+        templates.find(request())
+
+
 def test_it_ends_with_the_deadline(memory):
     with pytest.raises(ArchiveUnavailable, match="within the time"):
         DirectoryTemplates("memory://survey").find(request(deadline=Deadline(0)))
