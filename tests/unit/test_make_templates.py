@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from core.errors import InputUnavailable, NoTemplate
+from core.errors import ExposureError, InputUnavailable, NoTemplate
 from core.pointing import tangential_grid
 from core.templates import TemplateRequest
 from core.templates.cache import TemplateCache
@@ -124,6 +124,18 @@ def test_downloads_are_bounded(tmp_path: Path, archive: ArchiveServer) -> None:
         source.templates.find(request())
 
 
+def test_whoever_counts_hears_of_the_cache_and_of_what_was_sent(
+    tmp_path: Path, archive: ArchiveServer
+) -> None:
+    archive.file("/tree/properties", b"# nothing else\n", "text/plain")
+    tally = TemplateTally()
+    with pytest.raises(ExposureError):
+        made(tmp_path, archive, tally, providers=["hips"]).templates.find(request())
+    counts = tally.take()
+    assert counts.fetched_bytes == {archive.host: 15}
+    assert counts.cache_events["hips-properties", "stored"] == 1
+
+
 def test_larger_templates_than_the_service_takes_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "templates"
     folder.mkdir()
@@ -158,7 +170,7 @@ def test_nothing_is_kept_without_a_cache(
     with pytest.raises(NoTemplate):
         source.templates.find(request())
     assert (tmp_path / "cache").exists() == kept
-    assert isinstance(source.projected, TemplateCache) == kept
+    assert (source.projected is not None) == kept
 
 
 def test_projected_templates_are_kept_on_demand_in_the_same_cache(tmp_path: Path) -> None:
