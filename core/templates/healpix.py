@@ -204,3 +204,67 @@ def face_position(vx, vy, vz):  # type: ignore[no-untyped-def]
     if vz > 0:
         return quarter, 1.0 - (1.0 - part) * distance, 1.0 - part * distance
     return 8 + quarter, part * distance, (1.0 - part) * distance
+
+
+@njit(cache=True, nogil=True)
+def positions_along(start, step, side, faces, x, y):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Find the places on faces of directions that lie evenly on a line.
+
+    Between places that are calculated, eight pixels apart, a parabola goes through three of them;
+    where it is off by more than a thousandth of a pixel half-way, or the face or the formula for
+    it changes, every place is calculated.
+
+    Parameters
+    ----------
+    start, step : ndarray of float64, shape (3,)
+        The directions are ``start + i step``, not normalised, in the frame of the HiPS.
+    side : float
+        Pixels along a face.
+    faces : ndarray of int64, shape (n,)
+        Filled with the face of each.
+    x, y : ndarray of float64, shape (n,)
+        Filled with the places on it, in pixels from its corner.
+    """
+    n = faces.size
+    knots = np.empty((5, 2))
+    for first in range(0, n, 16):
+        smooth = True
+        face, cap = 0, False
+        for k in range(5):
+            knot_face, knot_cap, knots[k, 0], knots[k, 1] = _position(start, step, first + 4 * k)
+            if k == 0:
+                face, cap = knot_face, knot_cap
+            elif knot_face != face or knot_cap != cap:
+                smooth = False
+                break
+        if smooth:
+            for axis in range(2):
+                out = x if axis == 0 else y
+                low, middle, high = knots[0, axis], knots[2, axis], knots[4, axis]
+                slope = (high - low) / 16.0
+                bend = (high - 2.0 * middle + low) / 128.0
+                for k in (-4.0, 4.0):
+                    known = knots[1, axis] if k < 0.0 else knots[3, axis]
+                    if abs(middle + k * (slope + k * bend) - known) * side > 1e-3:
+                        smooth = False
+                for i in range(first, min(first + 16, n)):
+                    t = i - first - 8.0
+                    out[i] = side * (middle + t * (slope + t * bend))
+            for i in range(first, min(first + 16, n)):
+                faces[i] = face
+        if not smooth:
+            for i in range(first, min(first + 16, n)):
+                faces[i], _, px, py = _position(start, step, i)
+                x[i] = side * px
+                y[i] = side * py
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _position(start, step, i):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Return face, whether it is in a cap, and the place on the face of one direction."""
+    vx = start[0] + i * step[0]
+    vy = start[1] + i * step[1]
+    vz = start[2] + i * step[2]
+    length = np.sqrt(vx * vx + vy * vy + vz * vz)
+    face, px, py = face_position(vx / length, vy / length, vz / length)
+    return face, abs(vz) > 2.0 / 3.0 * length, px, py

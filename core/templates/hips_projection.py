@@ -25,7 +25,7 @@ from numba import njit
 from core.image import FloatImage, MaskBit, MaskImage
 from core.resample import lanczos_table
 from core.tangent import FloatArray, TangentGrid
-from core.templates.healpix import PADDING, IntArray, face_position, padding_pixels
+from core.templates.healpix import PADDING, IntArray, face_position, padding_pixels, positions_along
 
 _ROWS = 64
 _LOOK = 16  # pixels between the places at which the tiles under a grid are looked for
@@ -190,7 +190,7 @@ def _keys_at(xs, ys, point, step_x, step_y, cx, cy, side):  # type: ignore[no-un
     return keys
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"})
 def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
     point, step_x, step_y, cx, cy, side, keys, tiles, table, area, saturation, data, mask
 ):
@@ -198,41 +198,38 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
     padded = tiles.shape[1]
     width = padded - 6
     flat = tiles.ravel()
+    taps = table.ravel()
     saturates = np.isfinite(saturation)
     steps = table.shape[0] - 1
     # The solid angle of a pixel at the tangent point; it falls with the cube of the distance.
-    nx_, ny_, nz_ = (
-        step_x[1] * step_y[2] - step_x[2] * step_y[1],
-        step_x[2] * step_y[0] - step_x[0] * step_y[2],
-        step_x[0] * step_y[1] - step_x[1] * step_y[0],
-    )
-    middle = np.sqrt(nx_ * nx_ + ny_ * ny_ + nz_ * nz_)
-    known_key = np.int64(-1)
-    slot = -1
-    wx = np.empty(6, np.float32)
-    wy = np.empty(6, np.float32)
+    step2 = step_x[0] * step_x[0] + step_x[1] * step_x[1] + step_x[2] * step_x[2]
+    face, slot = np.int64(-1), -1
+    x0, y0 = 0.0, 0.0
+    nx = data.shape[1]
+    faces, xs, ys = np.empty(nx, np.int64), np.empty(nx), np.empty(nx)
     for r in range(data.shape[0]):
-        for c in range(data.shape[1]):
-            dx = c - cx
-            dy = r - cy
-            vx = point[0] + dx * step_x[0] + dy * step_y[0]
-            vy = point[1] + dx * step_x[1] + dy * step_y[1]
-            vz = point[2] + dx * step_x[2] + dy * step_y[2]
-            length = np.sqrt(vx * vx + vy * vy + vz * vz)
-            face, fx, fy = face_position(vx / length, vy / length, vz / length)
-            tx = min(max(int(np.floor(fx * side)), 0), side - 1)
-            ty = min(max(int(np.floor(fy * side)), 0), side - 1)
-            key = (np.int64(face) * side + ty) * side + tx
-            if key != known_key:
-                known_key = key
+        dy = r - cy
+        positions_along(point - cx * step_x + dy * step_y, step_x, side * width, faces, xs, ys)
+        for c in range(nx):
+            px = xs[c] - x0
+            py = ys[c] - y0
+            if faces[c] != face or not (0.0 <= px < width and 0.0 <= py < width):
+                face = faces[c]
+                tx = min(max(int(xs[c]) // width, 0), side - 1)
+                ty = min(max(int(ys[c]) // width, 0), side - 1)
+                x0 = float(tx * width)
+                y0 = float(ty * width)
+                px = min(max(xs[c] - x0, 0.0), float(width))
+                py = min(max(ys[c] - y0, 0.0), float(width))
+                key = (face * side + ty) * side + tx
                 place = np.searchsorted(keys, key)
                 slot = place if place < keys.size and keys[place] == key else -1
             if slot < 0:
                 data[r, c] = np.nan
                 mask[r, c] = _NO_DATA
                 continue
-            px = min(max((fx * side - tx) * width - 0.5, -0.5), width - 0.5)
-            py = min(max((fy * side - ty) * width - 0.5, -0.5), width - 0.5)
+            px -= 0.5
+            py -= 0.5
             ix = int(np.floor(px))
             iy = int(np.floor(py))
             sx = (px - ix) * steps
@@ -241,19 +238,26 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
             ky = min(int(sy), steps - 1)
             ax = np.float32(sx - kx)
             ay = np.float32(sy - ky)
-            for i in range(6):
-                wx[i] = table[kx, i] + ax * (table[kx + 1, i] - table[kx, i])
-                wy[i] = table[ky, i] + ay * (table[ky + 1, i] - table[ky, i])
+            a = np.uint64(6 * kx)
+            b = np.uint64(6 * ky)
+            wx0 = taps[a] + ax * (taps[a + np.uint64(6)] - taps[a])
+            wx1 = taps[a + np.uint64(1)] + ax * (taps[a + np.uint64(7)] - taps[a + np.uint64(1)])
+            wx2 = taps[a + np.uint64(2)] + ax * (taps[a + np.uint64(8)] - taps[a + np.uint64(2)])
+            wx3 = taps[a + np.uint64(3)] + ax * (taps[a + np.uint64(9)] - taps[a + np.uint64(3)])
+            wx4 = taps[a + np.uint64(4)] + ax * (taps[a + np.uint64(10)] - taps[a + np.uint64(4)])
+            wx5 = taps[a + np.uint64(5)] + ax * (taps[a + np.uint64(11)] - taps[a + np.uint64(5)])
             # Pixel i of the tile is pixel i + 3 of the padded one; the window begins at i - 2.
             qx = ix + 1
             qy = iy + 1
             total = np.float32(0.0)
             at = np.uint64((slot * padded + qy) * padded + qx)
             for j in range(6):
-                total += wy[j] * (
-                    (wx[0] * flat[at] + wx[1] * flat[at + np.uint64(1)])
-                    + (wx[2] * flat[at + np.uint64(2)] + wx[3] * flat[at + np.uint64(3)])
-                    + (wx[4] * flat[at + np.uint64(4)] + wx[5] * flat[at + np.uint64(5)])
+                w = taps[b + np.uint64(j)]
+                w += ay * (taps[b + np.uint64(6 + j)] - w)
+                total += w * (
+                    (wx0 * flat[at] + wx1 * flat[at + np.uint64(1)])
+                    + (wx2 * flat[at + np.uint64(2)] + wx3 * flat[at + np.uint64(3)])
+                    + (wx4 * flat[at + np.uint64(4)] + wx5 * flat[at + np.uint64(5)])
                 )
                 at += np.uint64(padded)
             flags = 0
@@ -267,9 +271,12 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
                 weight = np.float32(0.0)
                 lost = np.float32(0.0)
                 everything = np.float32(0.0)
+                wx = (wx0, wx1, wx2, wx3, wx4, wx5)
                 for j in range(6):
+                    w = taps[b + np.uint64(j)]
+                    w += ay * (taps[b + np.uint64(6 + j)] - w)
                     for i in range(6):
-                        share = wy[j] * wx[i]
+                        share = w * wx[i]
                         if share == 0.0:
                             continue
                         everything += abs(share)
@@ -285,6 +292,7 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
                     continue
                 total /= weight
             if area > 0.0:
-                total *= np.float32(middle / (length * length * length) / area)
+                far = 1.0 + step2 * ((c - cx) * (c - cx) + dy * dy)
+                total *= np.float32(step2 / (far * np.sqrt(far) * area))
             data[r, c] = total
             mask[r, c] = flags

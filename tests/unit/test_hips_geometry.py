@@ -24,6 +24,7 @@ from core.templates.healpix import (
     nested_number,
     padding_pixels,
     pixel_size,
+    positions_along,
     tile_key,
 )
 from core.templates.hips_averages import average_tiles, block_means, finer_keys
@@ -83,6 +84,24 @@ def test_positions_agree_with_astropy_healpix() -> None:
     assert same.mean() > 0.999
     np.testing.assert_allclose(((key % side + dx) / side)[same], ours[same, 1], atol=1e-12)
     np.testing.assert_allclose(((key // side % side + dy) / side)[same], ours[same, 2], atol=1e-12)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_positions_along_a_line_are_those_of_its_points(place: tuple[float, float, float]) -> None:
+    side = 2**9 * 512
+    for scale in (pixel_size(9, 512), 50 * pixel_size(9, 512)):
+        grid = TangentGrid(*place[:2], scale, place[2], (9, 1000), (481.0, 4.0))
+        point, step, step_y = grid.axes
+        for row in range(9):
+            start = point - 481 * step + (row - 4) * step_y
+            line = start + np.arange(1000)[:, None] * step
+            exact = face_positions(line / np.linalg.norm(line, axis=1)[:, None])
+            faces, x, y = np.empty(1000, np.int64), np.empty(1000), np.empty(1000)
+            positions_along(start, step, side, faces, x, y)
+            same = faces == exact[:, 0]
+            assert same.mean() > 0.99  # on an edge, rounding decides
+            np.testing.assert_allclose(x[same], side * exact[same, 1], atol=3e-3)
+            np.testing.assert_allclose(y[same], side * exact[same, 2], atol=3e-3)
 
 
 @pytest.mark.parametrize("number", [0, 5, 17, 63, 64 * 4 + 21, 12 * 64 - 1, 7 * 64])
