@@ -243,9 +243,9 @@ def positions_along(start, step, side, faces, x, y):  # type: ignore[no-untyped-
                 low, middle, high = knots[0, axis], knots[2, axis], knots[4, axis]
                 slope = (high - low) / 16.0
                 bend = (high - 2.0 * middle + low) / 128.0
-                for k in (-4.0, 4.0):
-                    known = knots[1, axis] if k < 0.0 else knots[3, axis]
-                    if abs(middle + k * (slope + k * bend) - known) * side > 1e-3:
+                for t in (-4.0, 4.0):
+                    known = knots[1, axis] if t < 0.0 else knots[3, axis]
+                    if abs(middle + t * (slope + t * bend) - known) * side > 1e-3:
                         smooth = False
                 for i in range(first, min(first + 16, n)):
                     t = i - first - 8.0
