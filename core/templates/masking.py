@@ -15,8 +15,8 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 
 from core.celestial import from_icrs
-from core.subtraction.verbosity import Verbose, say
 from core.templates.linearity import LEAST_STARS, measure_linearity
+from core.verbosity import Verbose, say
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _column(cat: Table, name: str) -> FloatArray:
         raise ValueError(
             f"the catalogue has no column {name!r}; it has {', '.join(cat.colnames[:20])}"
         )
-    values = np.ma.asarray(cat[name])
+    values = np.ma.asarray(getattr(cat[name], "value", cat[name]))  # of a QTable, without unit
     return np.where(np.ma.getmaskarray(values), np.nan, np.ma.getdata(values).astype(np.float64))
 
 

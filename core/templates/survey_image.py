@@ -17,7 +17,6 @@ from astropy.wcs import WCS
 from core.deadline import Deadline
 from core.errors import ExposureError, NoTemplate
 from core.image import MaskBit
-from core.subtraction.verbosity import Verbose, say
 from core.templates.addresses import host_of
 from core.templates.archive_files import ArchiveFiles
 from core.templates.bit_projection import mosaicked_bits
@@ -31,7 +30,8 @@ from core.templates.mosaic import mosaic
 from core.templates.panstarrs import PanStarrsSurvey
 from core.templates.pixel_grid import requested_grid
 from core.templates.sky_places import grid_places
-from core.templates.swarp import find_swarp, swarp_bits, swarp_image
+from core.templates.swarp import check_grid, find_swarp, swarp_bits, swarp_image
+from core.verbosity import Verbose, say
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,9 @@ def get_survey_image(
         raise ValueError(f"_cache_downscale = {_cache_downscale!r} is not a whole number from 1")
     grid, size = requested_grid(wcs, shape, width, height, header)
     if reproject == "swarp":
-        find_swarp(kwargs.get("_exe"))  # before anything is fetched
+        # Before anything is fetched.
+        find_swarp(kwargs.get("_exe"))
+        check_grid(grid)
         kwargs |= {"extra": extra, "_tmpdir": _tmpdir, "_workdir": _workdir}
     archive: CellSurvey = _archive or _SURVEYS[survey]()
     say(log, verbose, "%s: loading %s in band %s", archive.name, ext, band)

@@ -26,7 +26,7 @@ NAMES = ("swarp", "SWarp")
 SECONDS = 600.0
 
 _LAST_LINES = 6
-Path_ = str | os.PathLike[str]
+AnyPath = str | os.PathLike[str]
 
 
 class SWarpFailed(UnusableInput):
@@ -57,6 +57,12 @@ def find_swarp(name: str | None = None) -> str:
     )
 
 
+def check_grid(wcs: WCS) -> None:
+    """Raise ValueError for a grid that SWarp cannot make."""
+    if wcs.sip is not None:
+        raise ValueError("SWarp knows no SIP distortions; use reproject='lanczos'")
+
+
 def swarp_image(
     cells: Sequence[CellImage],
     wcs: WCS,
@@ -66,8 +72,8 @@ def swarp_image(
     extra: Mapping[str, object] | None = None,
     seconds: float = SECONDS,
     _exe: str | None = None,
-    _tmpdir: Path_ | None = None,
-    _workdir: Path_ | None = None,
+    _tmpdir: AnyPath | None = None,
+    _workdir: AnyPath | None = None,
 ) -> FloatImage:
     """Project the images of cells onto a grid and average them, weighted.
 
@@ -117,9 +123,14 @@ def swarp_image(
             weight = np.where(missing, 0, 1 / (image.variance * factor**2))
             name = f"cell{number:03d}.fits"
             header = image.wcs.to_header()
-            fits.writeto(folder / name, (image.data * factor).astype(np.float32), header)
             fits.writeto(
-                folder / f"cell{number:03d}.weight.fits", weight.astype(np.float32), header
+                folder / name, (image.data * factor).astype(np.float32), header, overwrite=True
+            )
+            fits.writeto(
+                folder / f"cell{number:03d}.weight.fits",
+                weight.astype(np.float32),
+                header,
+                overwrite=True,
             )
             names.append(name)
         options = {"WEIGHT_TYPE": "MAP_WEIGHT", "RESCALE_WEIGHTS": "N", "COMBINE_TYPE": "WEIGHTED"}
@@ -136,8 +147,8 @@ def swarp_bits(
     extra: Mapping[str, object] | None = None,
     seconds: float = SECONDS,
     _exe: str | None = None,
-    _tmpdir: Path_ | None = None,
-    _workdir: Path_ | None = None,
+    _tmpdir: AnyPath | None = None,
+    _workdir: AnyPath | None = None,
 ) -> Bits:
     """Project the masks of cells onto a grid; a bit stays where all cells have it.
 
@@ -166,7 +177,7 @@ def swarp_bits(
             missing = (cell.image.mask & MaskBit.NO_DATA) != 0
             bits = np.where(missing, cell.bits | uncovered, cell.bits).astype(np.int32)
             name = f"cell{number:03d}.fits"
-            fits.writeto(folder / name, bits, cell.image.wcs.to_header())
+            fits.writeto(folder / name, bits, cell.image.wcs.to_header(), overwrite=True)
             options = {
                 "WEIGHT_TYPE": "NONE", "RESAMPLING_TYPE": "FLAGS", "COMBINE_TYPE": "OR",
                 "FSCALASTRO_TYPE": "NONE", "IMAGEOUT_NAME": f"mask{number:03d}.fits",
@@ -180,12 +191,10 @@ def swarp_bits(
 
 
 @contextmanager
-def _folder(tmpdir: Path_ | None, workdir: Path_ | None) -> Iterator[Path]:
+def _folder(tmpdir: AnyPath | None, workdir: AnyPath | None) -> Iterator[Path]:
     if workdir is not None:
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("cell*.fits"):
-            old.unlink()
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="skydelta-swarp-", dir=tmpdir) as name:
@@ -203,8 +212,7 @@ def _run(
     seconds: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run SWarp on some files of a folder; return the coadd and its weight."""
-    if wcs.sip is not None:
-        raise ValueError("SWarp knows no SIP distortions; use reproject='lanczos'")
+    check_grid(wcs)
     parameters: dict[str, object] = {
         "IMAGEOUT_NAME": "coadd.fits", "WEIGHTOUT_NAME": "coadd.weight.fits",
         "SUBTRACT_BACK": "N", "FSCALASTRO_TYPE": "VARIABLE", "RESAMPLING_TYPE": "LANCZOS3",

@@ -205,7 +205,7 @@ def test_no_place_of_a_frame_is_far_from_the_lattice(ra, dec):
     everywhere = grid_places(here, 40)
     a, b = (_vectors(*places) for places in (lattice, everywhere))
     nearest = np.degrees(np.arccos(np.clip((b @ a.T).max(axis=1), -1, 1)))
-    assert nearest.max() < 0.15
+    assert nearest.max() < 0.125
     assert len(lattice[0]) < 90
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from astropy.table import Column, MaskedColumn, Table
+from astropy.table import Column, MaskedColumn, QTable, Table
 from astropy.wcs import WCS
 
 from core.templates.linearity import measure_linearity
@@ -115,6 +115,18 @@ def test_other_column_names(wcs):
         cat_col_dec="DE_ICRS", wcs=wcs, dilate=0,
     )  # fmt: skip
     assert np.array_equal(masked_stars(mask, x, y), np.asarray(cat["Gmag"]) < 15)
+
+
+def test_tables_with_units(wcs):
+    """Of VizieR, magnitudes and degrees have units; in a QTable they are quantities."""
+    image, cat, x, y, _ = field(wcs)
+    for name, unit in (("RAJ2000", "deg"), ("DEJ2000", "deg"), ("rmag", "mag"), ("e_rmag", "mag")):
+        cat[name].unit = unit
+    bright = np.asarray(cat["rmag"]) < 15
+    for table in (cat, QTable(cat)):
+        mask = mask_template(image, table, cat_saturation_mag=15, wcs=wcs, dilate=0)
+        assert np.array_equal(masked_stars(mask, x, y), bright)
+        assert not mask_template(image, table, wcs=wcs, mask_photometric=True).any()
 
 
 def test_a_missing_column_is_named(wcs):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sep
 from astropy.io import fits
-from astropy.wcs import WCS
+from astropy.wcs import WCS, Sip
 
 from core.celestial import from_icrs, to_icrs
 from core.reading import read_wcs
@@ -310,12 +310,24 @@ def test_swarp_is_run_as_it_documents(ps1, stand_in, tmp_path, monkeypatch):
     assert asked["parameters"]["NTHREADS"] == "2"
     assert asked["parameters"]["SUBTRACT_BACK"] == "N"
     assert (tmp_path / "work" / "coadd.fits").exists()
+    again = get_ps1_image("r", _exe=stand_in, _workdir=tmp_path / "work", **options)
+    assert np.array_equal(np.isnan(again), np.isnan(image))
     ours = get_ps1_image("r", wcs=grid(), shape=SHAPE, _archive=survey)
     both = np.isfinite(image) & np.isfinite(ours)
     assert np.mean(np.isnan(image) == np.isnan(ours)) > 0.99
     # The stand-in takes the nearest pixel and does not scale fluxes: the sky agrees, stars roughly.
     scale = (0.35 / 0.25) ** 2
     assert np.sum(image[both]) * scale == pytest.approx(np.sum(ours[both]), rel=0.05)
+
+
+def test_swarp_does_not_take_sip(server, ps1, stand_in):
+    _, survey = ps1
+    wcs = grid()
+    wcs.wcs.ctype = "RA---TAN-SIP", "DEC--TAN-SIP"
+    wcs.sip = Sip(np.zeros((3, 3)), np.zeros((3, 3)), None, None, wcs.wcs.crpix)
+    with pytest.raises(ValueError, match="SWarp knows no SIP"):
+        get_ps1_image("r", wcs=wcs, shape=SHAPE, _archive=survey, reproject="swarp", _exe=stand_in)
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
