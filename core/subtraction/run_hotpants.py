@@ -12,7 +12,7 @@ import numpy.typing as npt
 from core.noise import sky_variance
 from core.stars import SourceList, StarList
 from core.subtraction.hotpants import HotpantsSettings, subtract
-from core.subtraction.hotpants_command import (
+from core.subtraction.hotpants.command import (
     KernelPlan,
     has_matching_width,
     matching_gaussians,
@@ -88,7 +88,7 @@ def run_hotpants(
         them first.
     get_convolved, get_scaled, get_noise, get_kernel, get_header : bool
         Also return, in this order: the convolved template, the noise-scaled difference, the noise
-        map, the `core.subtraction.hotpants_kernel.HotpantsKernel`, the FITS header that HOTPANTS
+        map, the `core.subtraction.hotpants.kernel.HotpantsKernel`, the FITS header that HOTPANTS
         wrote.
     _tmpdir : str, optional
         Where to make the temporary folder, which is always removed.

@@ -14,7 +14,6 @@ from core.image import Image
 from core.noise import Sky, measure_sky
 from core.psf import measure_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
-from core.subtraction.kernel_choice import choose_kernel_shape
 from core.subtraction.noise_maps import (
     NoiseArgument,
     as_image,
@@ -23,7 +22,8 @@ from core.subtraction.noise_maps import (
 )
 from core.subtraction.pair import Pair
 from core.subtraction.sfft import SFFTSettings, subtract
-from core.subtraction.verbosity import Verbose, say
+from core.subtraction.sfft.kernel_choice import choose_kernel_shape
+from core.verbosity import Verbose, say
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def run_sfft(
     kernel_shape : tuple of int or None
         (ky, kx), odd. None chooses from both seeings, as the pipeline does: the documented 7x7
         cannot turn a 3 pixel seeing into a 6 pixel one, and no kernel reaches the wings of stars
-        beyond its rim (`core.subtraction.kernel_choice`).
+        beyond its rim (`core.subtraction.sfft.kernel_choice`).
     kernel_poly_order, bg_poly_order, flux_poly_order : int
         Polynomial orders of kernel, differential background and flux scale. They are lowered
         where there are too few stars to hold them.

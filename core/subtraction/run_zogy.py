@@ -16,12 +16,12 @@ from core.image import FloatImage, Image
 from core.noise import Sky, measure_sky
 from core.psf import PSFModel, fwhm_of, gaussian_psf
 from core.stars import SourceList, StarList, find_sources, select_stars
-from core.subtraction.bright_stars import bright_stars
 from core.subtraction.noise_maps import NoiseArgument, as_image, with_noise_argument
 from core.subtraction.pair import Pair
-from core.subtraction.verbosity import Verbose, say
 from core.subtraction.zogy import ZogySettings, subtract
-from core.subtraction.zogy_psf_fit import PLENTY, fit_psf, seeing_of
+from core.subtraction.zogy.bright_stars import bright_stars
+from core.subtraction.zogy.psf_fit import PLENTY, fit_psf, seeing_of
+from core.verbosity import Verbose, say
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def run_zogy(
         None, and refined when ``fit_scale``.
     psf_clean : float
         PSF values below this fraction of the peak are set to zero. Zero leaves that to the engine,
-        which smooths the wings instead (`core.subtraction.zogy_psf`).
+        which smooths the wings instead (`core.subtraction.zogy.psf`).
     dx, dy : float or None
         Registration noise, pixels. None takes what the stars show, as the pipeline does: the
         documented 0.25 is several times what registered images have, and at that value hides

@@ -14,12 +14,12 @@ from core.deadline import Deadline
 from core.errors import ExposureError, NoTemplate
 from core.image import FloatImage, Image, MaskBit
 from core.resample import resample
-from core.subtraction.verbosity import Verbose, say
 from core.tangent import TangentGrid
 from core.templates.hips2fits import HIPS2FITS_ENDPOINTS, Hips2Fits, default_fetcher
 from core.templates.hips_averages import block_means
 from core.templates.hips_survey import HIPS_ASINH, is_asinh
 from core.templates.pixel_grid import requested_grid
+from core.verbosity import Verbose, say
 
 logger = logging.getLogger(__name__)
 

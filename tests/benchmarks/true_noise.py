@@ -9,7 +9,7 @@ from scipy.signal import fftconvolve
 
 from core.simulate import SimulatedPair
 from core.subtraction.difference import Difference
-from core.subtraction.hotpants_finish import HotpantsResult
+from core.subtraction.hotpants.finish import HotpantsResult
 from core.subtraction.sfft import SFFTResult, evaluate_kernel_at
 
 Kernels = Callable[[float, float], tuple[np.ndarray, np.ndarray]]

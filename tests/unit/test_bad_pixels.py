@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from core.simulate import PairSettings, simulate_pair
-from core.subtraction.bad_pixels import DEEP, fill_bad_pixels, kernel_bound
 from core.subtraction.convolve import convolve_varying, pad
+from core.subtraction.sfft.bad_pixels import DEEP, fill_bad_pixels, kernel_bound
 
 BOUND = kernel_bound(2.6, 3.6, 1.0)
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from core.image import MaskBit
-from core.subtraction.bright_stars import bright_stars
+from core.subtraction.zogy.bright_stars import bright_stars
 
 SIDE = 1400
 SIGMA = 1.5  # pixels

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from core.subtraction.cut_boxes import cut_boxes
-from core.subtraction.stamps import Stamps
+from core.subtraction.sfft.stamps import Stamps
+from core.subtraction.zogy.cut_boxes import cut_boxes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bool"])

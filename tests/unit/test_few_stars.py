@@ -6,7 +6,7 @@ import pytest
 from core.simulate import PairSettings, simulate_pair
 from core.subtraction import run_sfft
 from core.subtraction.sfft import SFFTSettings, evaluate_flux_scale, subtract
-from core.subtraction.stamps import informative_stamps
+from core.subtraction.sfft.stamps import informative_stamps
 from core.subtraction.verdict import QualityLimits, judge
 from tests.prepared_pair import make_pair
 

@@ -26,7 +26,7 @@ from core.simulate import PairSettings
 from core.stars import SourceList, StarList
 from core.subtraction import hotpants
 from core.subtraction.hotpants import HotpantsSettings
-from core.subtraction.hotpants_command import (
+from core.subtraction.hotpants.command import (
     KernelPlan,
     argument_list,
     matching_gaussians,

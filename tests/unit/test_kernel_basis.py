@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from core.subtraction.kernel_basis import cored_basis, cubic_spline, delta_basis, spline_basis
-from core.subtraction.kernel_choice import choose_basis, choose_kernel_shape
-from core.subtraction.kernel_prior import prior_precision
+from core.subtraction.sfft.kernel_basis import cored_basis, cubic_spline, delta_basis, spline_basis
+from core.subtraction.sfft.kernel_choice import choose_basis, choose_kernel_shape
+from core.subtraction.sfft.kernel_prior import prior_precision
 
 
 def seen(planes, sigma):

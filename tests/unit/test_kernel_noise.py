@@ -5,10 +5,10 @@ import pytest
 
 from core.polynomials import terms
 from core.subtraction.convolve import convolve_varying, footprint_power, pad
-from core.subtraction.kernel_model import KernelModel
-from core.subtraction.kernel_noise import COHERENT, kernel_noise, stamp_power
-from core.subtraction.normal_equations import FitPlanes, accumulate, solve
-from core.subtraction.stamps import stamps_at
+from core.subtraction.sfft.kernel_model import KernelModel
+from core.subtraction.sfft.kernel_noise import COHERENT, kernel_noise, stamp_power
+from core.subtraction.sfft.normal_equations import FitPlanes, accumulate, solve
+from core.subtraction.sfft.stamps import stamps_at
 
 SHAPE = (200, 260)
 SIDE = 7

@@ -4,10 +4,10 @@ import numpy as np
 
 from core.simulate import PairSettings, simulate_pair
 from core.subtraction import run_sfft
-from core.subtraction.bad_pixels import kernel_bound
 from core.subtraction.convolve import convolve_varying, pad
-from core.subtraction.kernel_wings import WingPlanes, add_wings, bounded_wings, measure_wings
-from core.subtraction.stamps import stamps_at
+from core.subtraction.sfft.bad_pixels import kernel_bound
+from core.subtraction.sfft.kernel_wings import WingPlanes, add_wings, bounded_wings, measure_wings
+from core.subtraction.sfft.stamps import stamps_at
 
 BOUND = kernel_bound(2.6, 3.6, 1.0)
 SMALL = (13, 13)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from core.polynomials import degrees, terms
-from core.subtraction.kernel_basis import cored_basis, delta_basis, spline_basis
-from core.subtraction.kernel_model import KernelModel
-from core.subtraction.normal_equations import (
+from core.subtraction.sfft.kernel_basis import cored_basis, delta_basis, spline_basis
+from core.subtraction.sfft.kernel_model import KernelModel
+from core.subtraction.sfft.normal_equations import (
     FitPlanes,
     accumulate,
     solve,
 )
-from core.subtraction.stamp_residuals import residuals
-from core.subtraction.stamps import stamps_at
+from core.subtraction.sfft.stamp_residuals import residuals
+from core.subtraction.sfft.stamps import stamps_at
 
 BASES = [
     delta_basis((5, 5)),

@@ -18,7 +18,7 @@ from core.subtraction.sfft import (
     evaluate_kernel_at,
     subtract,
 )
-from core.subtraction.stamps import informative_stamps, stamps_on
+from core.subtraction.sfft.stamps import informative_stamps, stamps_on
 from tests.prepared_pair import make_pair
 
 

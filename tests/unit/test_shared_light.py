@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from core.subtraction.shared_light import Light, MeasuredLight, shared
-from core.subtraction.stamps import stamps_at, stamps_on
+from core.subtraction.sfft.shared_light import Light, MeasuredLight, shared
+from core.subtraction.sfft.stamps import stamps_at, stamps_on
 from tests.unit.made_frames import add_gaussians, grid_of_places
 
 SHAPE = (300, 310)

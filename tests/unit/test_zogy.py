@@ -13,13 +13,13 @@ from core.psf import PSFModel, fwhm_of, gaussian_psf
 from core.simulate import PairSettings
 from core.subtraction.pair import Pair
 from core.subtraction.zogy import ZogySettings, subtract
-from core.subtraction.zogy_boxes import star_boxes
-from core.subtraction.zogy_images import filled, known
-from core.subtraction.zogy_mask import disturbed
-from core.subtraction.zogy_matching import Matching, MatchingOptions, match
-from core.subtraction.zogy_psf import denoised
-from core.subtraction.zogy_tiles import TileGrid, TileInputs, subtract_tiles
-from core.subtraction.zogy_transform import (
+from core.subtraction.zogy.boxes import star_boxes
+from core.subtraction.zogy.images import filled, known
+from core.subtraction.zogy.mask import disturbed
+from core.subtraction.zogy.matching import Matching, MatchingOptions, match
+from core.subtraction.zogy.psf import denoised
+from core.subtraction.zogy.tiles import TileGrid, TileInputs, subtract_tiles
+from core.subtraction.zogy.transform import (
     WHITE_FLOOR,
     FittedPSF,
     TileModel,

@@ -7,10 +7,10 @@ import pytest
 
 from core.simulate import PairSettings
 from core.subtraction.weighted_median import weighted_median
-from core.subtraction.zogy_boxes import star_boxes
-from core.subtraction.zogy_images import known
-from core.subtraction.zogy_matching import MatchingOptions, aperture_scale, match
-from core.subtraction.zogy_refinement import remaining_error
+from core.subtraction.zogy.boxes import star_boxes
+from core.subtraction.zogy.images import known
+from core.subtraction.zogy.matching import MatchingOptions, aperture_scale, match
+from core.subtraction.zogy.refinement import remaining_error
 from tests.prepared_pair import make_pair
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from core.psf import fwhm_of, gaussian_psf
 from core.stars import SourceList
-from core.subtraction.zogy_psf_fit import fit_psf, seeing_of
+from core.subtraction.zogy.psf_fit import fit_psf, seeing_of
 
 SHAPE = (420, 460)
 NOISE = 10.0

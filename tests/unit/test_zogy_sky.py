@@ -7,7 +7,7 @@ from scipy import ndimage
 from core.simulate import PairSettings
 from core.subtraction.finish import FinishedPlanes
 from core.subtraction.zogy import subtract
-from core.subtraction.zogy_sky import remove_local_sky
+from core.subtraction.zogy.sky import remove_local_sky
 from tests.prepared_pair import make_pair
 
 NOISE = 5.0
