@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from contextlib import suppress
 from http.client import HTTPException
 from typing import Any
 
+from requests import PreparedRequest, Session
 from requests.adapters import HTTPAdapter
 from urllib3 import PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+
+class Sessions:
+    """One session, with connections of its own, for each thread of each process."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def own(self) -> Session:
+        """Return the session of the calling thread."""
+        # A connection must not be shared with a child process that was forked.
+        if getattr(self._local, "pid", None) != os.getpid():
+            session = Session()
+            # Lengths and checksums are those of the bytes on the wire.
+            session.headers.update({"User-Agent": "skydelta", "Accept-Encoding": "identity"})
+            session.auth = _no_credentials
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, BoundedAdapter())
+            self._local.session, self._local.pid = session, os.getpid()
+        session = self._local.session
+        assert isinstance(session, Session)
+        return session
 
 
 class BoundedAdapter(HTTPAdapter):
@@ -86,3 +110,8 @@ def _cut(sock: socket.socket, late: threading.Event) -> None:
     with suppress(OSError):
         # Of the socket itself, past TLS, which is not made for two threads.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _no_credentials(request: PreparedRequest) -> PreparedRequest:
+    """Keep requests from sending what it finds in a .netrc: archives are public."""
+    return request

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
-import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -28,7 +26,7 @@ from core.errors import (
 )
 from core.templates.addresses import check_address, host_of, shown
 from core.templates.answers import content_length, reason_of, retry_after, said_in
-from core.templates.connections import BoundedAdapter
+from core.templates.connections import Sessions
 from core.templates.soundness import check_fits, looks_like_html
 
 if TYPE_CHECKING:
@@ -104,7 +102,7 @@ class Fetcher:
     def __init__(self, policy: FetchPolicy, observer: TemplateObserver | None = None) -> None:
         self.policy = policy
         self._observer = observer
-        self._local = threading.local()
+        self._sessions = Sessions()
 
     def __reduce__(self) -> tuple[type[Fetcher], tuple[FetchPolicy, TemplateObserver | None]]:
         return Fetcher, (self.policy, self._observer)
@@ -260,7 +258,7 @@ class Fetcher:
             if left <= 0:
                 raise ArchiveUnavailable(f"{shown(url)}: the deadline has passed")
             # Past the session's own handling of redirections, which reads what they hold.
-            session = self._session()
+            session = self._sessions.own()
             request = session.prepare_request(requests.Request("GET", url, params=params))
             response = session.get_adapter(url).send(
                 request,
@@ -317,20 +315,6 @@ class Fetcher:
                 f"{shown(response.url)}: the answer broke off after {size} of {length} bytes"
             )
 
-    def _session(self) -> requests.Session:
-        # A connection must not be shared with a child process that was forked.
-        if getattr(self._local, "pid", None) != os.getpid():
-            session = requests.Session()
-            # Lengths and checksums are those of the bytes on the wire.
-            session.headers.update({"User-Agent": "skydelta", "Accept-Encoding": "identity"})
-            session.auth = _no_credentials
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, BoundedAdapter())
-            self._local.session, self._local.pid = session, os.getpid()
-        session = self._local.session
-        assert isinstance(session, requests.Session)
-        return session
-
 
 class _Busy(ArchiveUnavailable):
     """The archive asks for patience; carries for how long."""
@@ -338,8 +322,3 @@ class _Busy(ArchiveUnavailable):
     def __init__(self, message: str, retry_after: float | None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-
-
-def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep requests from sending what it finds in a .netrc: archives are public."""
-    return request

@@ -16,8 +16,9 @@ from core.tangent import FloatArray, TangentGrid, unit_vectors
 from core.templates.healpix import IntArray
 from core.templates.hips2fits import Hips2Fits
 from core.templates.hips_averages import average_tiles, block_means, finer_keys
-from core.templates.hips_projection import project_tiles, stack_tiles, tiles_under
+from core.templates.hips_projection import project_tiles, tiles_under
 from core.templates.hips_properties import HipsProperties
+from core.templates.hips_stack import stack_tiles
 from core.templates.hips_survey import HipsSurvey
 from core.templates.hips_tree import HipsTree, read_tiles
 from core.templates.template import TemplateRequest

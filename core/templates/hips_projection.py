@@ -14,18 +14,16 @@ therefore the value times the pixel's area, over the area of a pixel of the surv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from core.image import FloatImage, MaskBit, MaskImage
 from core.resample import lanczos_table
 from core.tangent import FloatArray, TangentGrid
-from core.templates.healpix import PADDING, IntArray, face_position, padding_pixels, positions_along
+from core.templates.healpix import IntArray, face_position, positions_along
+from core.templates.hips_stack import TileStack
 
 _ROWS = 64
 _LOOK = 16  # pixels between the places at which the tiles under a grid are looked for
@@ -34,28 +32,6 @@ _AROUND = 20  # pixels around the grid in which they are looked for too
 _BAD_SHARE = 0.1  # as in core.resample
 _NO_DATA = int(MaskBit.NO_DATA)
 _SATURATED = int(MaskBit.SATURATED)
-
-
-@dataclass(frozen=True)
-class TileStack:
-    """Tiles of one order, each with the edges of its neighbours around it.
-
-    Attributes
-    ----------
-    order : int
-        Their order.
-    width : int
-        Pixels along the side of a tile.
-    keys : ndarray of int64, shape (n,)
-        Which tiles (see `core.templates.healpix`), ascending.
-    pixels : ndarray of float32, shape (n, width + 6, width + 6)
-        Indexed by y and x of HEALPix, not as tiles are stored; NaN where there is nothing.
-    """
-
-    order: int
-    width: int
-    keys: IntArray
-    pixels: npt.NDArray[np.float32]
 
 
 def tiles_under(grid: TangentGrid, order: int, rotation: FloatArray) -> IntArray:
@@ -74,30 +50,6 @@ def tiles_under(grid: TangentGrid, order: int, rotation: FloatArray) -> IntArray
     x, y = (np.arange(-_AROUND, n + _AROUND + _LOOK, _LOOK, dtype=np.float64) for n in (nx, ny))
     keys = _keys_at(x, y, *_axes(grid, rotation), *grid.centre, 2**order)
     return np.unique(keys)
-
-
-def stack_tiles(tiles: Mapping[int, FloatImage], order: int, width: int) -> TileStack:
-    """Put the edges of their neighbours around tiles.
-
-    Parameters
-    ----------
-    tiles : mapping of int to ndarray of float32, shape (width, width)
-        By key; as stored in a HiPS . At least one.
-    order, width : int
-        Of the tiles.
-    """
-    keys = np.array(sorted(tiles), dtype=np.int64)
-    pixels = np.full((keys.size, width + 2 * PADDING, width + 2 * PADDING), np.nan, np.float32)
-    inside = slice(PADDING, PADDING + width)
-    for place, key in enumerate(keys):
-        pixels[place, inside, inside] = _along_faces(tiles[int(key)])
-    for place, key in enumerate(keys):
-        around = padding_pixels(int(key), order, width)
-        slots = np.searchsorted(keys, around.keys).clip(max=keys.size - 1)
-        have = keys[slots] == around.keys
-        values = pixels[slots[have], around.y[have] + PADDING, around.x[have] + PADDING]
-        pixels[place, around.rows[have], around.columns[have]] = values
-    return TileStack(order, width, keys, pixels)
 
 
 def project_tiles(
@@ -164,11 +116,6 @@ def project_tiles(
         for first in starts:
             work(first)
     return data, mask
-
-
-def _along_faces(tile: FloatImage) -> FloatImage:
-    """Turn a tile as stored, north-east down and north-west right, into HEALPix y and x."""
-    return tile[::-1, :].T
 
 
 def _axes(grid: TangentGrid, rotation: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

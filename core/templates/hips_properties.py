@@ -30,7 +30,7 @@ class HipsProperties:
     order : int
         The deepest order of its tiles.
     order_min : int
-        The lowest one.
+        The lowest one; 3 where the file does not say, which every HiPS has.
     frame : str
         ``equatorial``, ``galactic`` or ``ecliptic``.
     tile_width : int
@@ -97,7 +97,7 @@ class HipsProperties:
             raise NoTemplate(f"{where}: tiles of {width} pixels are not possible")
         if not 0 <= order <= _MOST_ORDERS:
             raise NoTemplate(f"{where}: the order {order} is not possible")
-        lowest = _whole(said.get("hips_order_min", "0"), "hips_order_min", where)
+        lowest = _whole(said.get("hips_order_min", "3"), "hips_order_min", where)
         return cls(
             title=title,
             order=order,
