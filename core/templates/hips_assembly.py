@@ -143,7 +143,7 @@ class TilePlan:
             )
         keys = tiles_under(grid, order, properties.rotation)
         deeper = 0
-        if survey.asinh_scale is not None:
+        if survey.asinh_scale(properties.title) is not None:
             while (
                 order + deeper < properties.order
                 and keys.size * 4 ** (deeper + 1) <= limits.max_tiles
@@ -182,7 +182,7 @@ class TilePlan:
                 f"around RA {self.grid.ra:.4f} Dec {self.grid.dec:+.4f} is there"
                 f"{_part_of_sky(self.properties)}"
             )
-        scale = self.survey.asinh_scale
+        scale = self.survey.asinh_scale(self.properties.title)
         if scale is not None:
             linear = {key: scale.linear(tile) for key, tile in tiles.items()}
             tiles = average_tiles(linear, self.order, self.deeper)
@@ -220,7 +220,7 @@ def pixels_from_service(
     wanted = _pixel_scale(request)
     own = wanted if survey.pixel_scale is None else survey.pixel_scale / 3600
     grid = _grid(request, max(wanted, own / _FINER), limits, shared=True)
-    scale = survey.asinh_scale
+    scale = survey.asinh_scale()
     # As with tiles: asinh-scaled values are asked for as fine as they are, made linear, and
     # averaged then.
     finer = 1 if scale is None else min(_MOST_FINER, max(1, round(grid.scale / own)))

@@ -40,7 +40,8 @@ class HipsSurvey:
     saturation : float or None
         From which (linear) value on stars are saturated.
     asinh : bool or None
-        Whether the values are asinh-scaled, as in the HiPS of Pan-STARRS; None: told by the name.
+        Whether the values are asinh-scaled, as in the HiPS of Pan-STARRS; None: told by the names,
+        that of the tree and the HiPS's own.
 
     Raises
     ------
@@ -77,8 +78,13 @@ class HipsSurvey:
         """What it is called in records: its identifier, else the last part of the tree's place."""
         return self.hips or (self.tree or "").rstrip("/").rpartition("/")[2]
 
-    @property
-    def asinh_scale(self) -> AsinhScale | None:
-        """How to make the values linear; None where they are."""
-        asinh = is_asinh(f"{self.hips} {self.tree}") if self.asinh is None else self.asinh
-        return HIPS_ASINH if asinh else None
+    def asinh_scale(self, title: str = "") -> AsinhScale | None:
+        """Return how to make the values linear; None where they are.
+
+        Parameters
+        ----------
+        title : str
+            What the HiPS calls itself.
+        """
+        known = is_asinh(f"{self.hips} {self.tree} {title}") if self.asinh is None else self.asinh
+        return HIPS_ASINH if known else None
