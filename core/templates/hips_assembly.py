@@ -224,6 +224,8 @@ def pixels_from_service(
     # As with tiles: asinh-scaled values are asked for as fine as they are, made linear, and
     # averaged then.
     finer = 1 if scale is None else min(_MOST_FINER, max(1, round(grid.scale / own)))
+    while finer > 1 and grid.shape[0] * grid.shape[1] * finer**2 > limits.max_pixels:
+        finer -= 1
     fine = grid.finer(finer)
     data = service.image(survey.hips, fine.wcs, fine.shape, deadline)
     if scale is not None:

@@ -21,6 +21,7 @@ from core.templates.cache import NoCache, TemplateCache
 from core.templates.fetching import Fetcher, FetchPolicy
 from core.templates.hips import HipsTemplates
 from core.templates.hips2fits import Hips2Fits
+from core.templates.hips_assembly import HipsLimits
 from core.templates.hips_properties import HipsProperties
 from core.templates.hips_survey import HipsSurvey
 from tests.archive.hips import Hips2FitsService, write_hips
@@ -331,6 +332,20 @@ def test_asinh_scaled_surveys_are_made_linear_first(
     level = 20.0 * scale**2 / sky.pixel**2
     atol = 0.01 if way == "tree" or scale < 1 else 0.05
     np.testing.assert_allclose(measured(gridded, sky, level), 1.0, atol=atol)
+
+
+def test_asinh_scaled_surveys_are_asked_for_no_finer_than_the_limit(archive: ArchiveServer) -> None:
+    name = "CDS/P/PanSTARRS/DR1/r"
+    service = Hips2FitsService({name: sky_at(level=20.0)}, {name: STORED.stored})
+    provider = HipsTemplates(
+        [HipsSurvey(hips=name, pixel_scale=0.6)],
+        fetcher=Fetcher(FetchPolicy((archive.host,))),
+        endpoints=(service.at(archive),),
+        limits=HipsLimits(max_pixels=300_000),
+    )
+    provider.find(exposure(scale=3.3, shape=(60, 70)))
+    asked = json.loads(archive.requests[0].query["wcs"])
+    assert 75_000 < asked["NAXIS1"] * asked["NAXIS2"] <= 300_000
 
 
 def test_asinh_is_told_by_the_name_and_can_be_overruled() -> None:
