@@ -120,9 +120,14 @@ def with_noise(image: Image, sky: Sky) -> Image:
     Notes
     -----
     A variance that was given is trusted for its shape, but scaled to the measured noise of the
-    sky, since weight maps are often relative.
+    sky, since weight maps are often relative. What is measured is the scatter of single pixels;
+    where an interpolation has tied neighbours together, sums over them scatter more, and it is
+    that which the variance is to say (`core.image.Image.noise_power`).
     """
     facts = image.facts
+    if image.noise_power != 1.0:
+        boost = float(np.sqrt(image.noise_power))
+        sky = replace(sky, rms=sky.rms * np.float32(boost), median_rms=sky.median_rms * boost)
     if facts.gain is None or facts.gain <= 0:
         gain = estimate_gain(image, sky)
         if gain is not None:
@@ -204,7 +209,7 @@ def _rescaled(image: Image, sky: Sky) -> FloatImage:
     if good.sum() < 100:
         return sky.rms**2
     highest = float(np.median(sky.rms[good] ** 2 / image.variance[good]))
-    noise = difference_noise(image.data - sky.level, image.bad)
+    noise = difference_noise(image.data - sky.level, image.bad) * np.sqrt(image.noise_power)
     least = highest * (noise / sky.median_rms) ** 2
     factor = float(np.clip(1.0, min(least, highest), highest)) if np.isfinite(least) else highest
     if not 0.5 < factor < 2.0:
