@@ -138,11 +138,11 @@ def work_at_random(folder, max_bytes, seed, operations, log):
     for _ in range(operations):
         n = rng.randrange(24)
         what = rng.random()
-        if what < 0.86:
+        if what < 0.8:
             use(cache, n, rng)
-        elif what < 0.92:
+        elif what < 0.95:
             damage(Place.of(folder, key_of(n)).data, rng)
-        elif what < 0.96:
+        elif what < 0.98:
             cache.prune(rng.choice([0, max_bytes // 2, None]))
         else:
             list(cache.verify())
@@ -158,7 +158,7 @@ def use(cache, n, rng):
             raise NotInArchive(str(n))
         data = content_of(n)
         path.write_bytes(data[: len(data) // 2])
-        if fate < 0.02:
+        if fate < 0.004:
             os.kill(os.getpid(), signal.SIGKILL)
         path.write_bytes(data)
 
@@ -166,7 +166,7 @@ def use(cache, n, rng):
         with cache.entry(key_of(n), make, deadline=Deadline(PATIENCE)) as file:
             assert n % 6 != 5
             assert file.path.read_bytes() == content_of(n)
-            if fate > 0.98:
+            if fate > 0.998:
                 os.kill(os.getpid(), signal.SIGKILL)
             if runs_twice:
                 time.sleep(0.005)

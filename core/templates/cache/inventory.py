@@ -69,14 +69,21 @@ class CacheStatistics:
 def entries_of(folder: Path) -> Iterator[CacheEntry]:
     """Describe every entry, the least recently used first; what vanishes meanwhile is left out."""
     for stored in sorted(look_through(folder).stored, key=lambda each: each.used):
-        if stored.sidecar is None:
-            continue
-        try:
-            yield CacheEntry(stored, Sidecar.read(stored.sidecar))
-        except FileNotFoundError:
-            continue
-        except DamagedEntry as error:
-            yield CacheEntry(stored, None, str(error))
+        entry = described(stored)
+        if entry is not None:
+            yield entry
+
+
+def described(stored: Stored) -> CacheEntry | None:
+    """Read what is known of an entry; None where there is nothing to read."""
+    if stored.sidecar is None:
+        return None
+    try:
+        return CacheEntry(stored, Sidecar.read(stored.sidecar))
+    except FileNotFoundError:
+        return None
+    except DamagedEntry as error:
+        return CacheEntry(stored, None, str(error))
 
 
 def damage_of(entry: CacheEntry) -> str | None:
@@ -89,6 +96,8 @@ def damage_of(entry: CacheEntry) -> str | None:
         fd = os.open(entry.stored.data, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        return f"it cannot be opened ({error.strerror})"
     try:
         verify_file(fd, entry.sidecar)
     except DamagedEntry as error:

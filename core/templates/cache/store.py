@@ -20,6 +20,7 @@ from core.templates.cache.inventory import (
     CacheEntry,
     CacheStatistics,
     damage_of,
+    described,
     entries_of,
     statistics_of,
 )
@@ -144,8 +145,11 @@ class TemplateCache:
     def verify(self, *, deadline: Deadline | None = None) -> Iterator[CacheEntry]:
         """Read everything, remove what is not sound and not in use, and name it."""
         for entry in entries_of(self.folder):
-            damage = entry.damage or damage_of(entry)
-            if damage:
+            if damage_of(entry) is None:
+                continue
+            again = described(entry.stored)  # it may have been replaced while it was read
+            damage = None if again is None else damage_of(again)
+            if damage is not None:
                 self._observer.cache(entry.stored.kind, "corrupt", entry.stored.size)
                 self.ledger.remove(entry.stored, deadline)
                 yield replace(entry, damage=damage)
