@@ -143,7 +143,8 @@ def read_cell(
     Raises
     ------
     core.errors.UnusableInput
-        If a plane cannot be read, the planes have different shapes, or there is no WCS.
+        If a plane cannot be read, the planes have different shapes, or WCS or zero point are
+        missing.
     """
     planes = [_Plane.of(path) for path in files]
     image, noise, mask = planes
@@ -166,6 +167,8 @@ def read_cell(
     facts = read_facts((image.header,)).facts
     if layout.zero_point is not None:
         facts = replace(facts, zero_point=layout.zero_point, zero_point_origin="header")
+    if facts.zero_point is None:
+        raise UnusableInput(f"{name}: its header states no zero point, or no exposure time")
     frames = card(image.header, "NINPUTS")
     return CellImage(
         replace(part, wcs=shifted(wcs, box), facts=replace(facts, mjd_mid=None), name=name),

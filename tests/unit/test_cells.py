@@ -95,6 +95,16 @@ def test_planes_must_fit_together(tmp_path):
         read_cell(files, "cell", LAYOUT)
 
 
+def test_a_cell_without_zero_point_is_not_guessed_at(tmp_path):
+    files = planes(tmp_path)
+    for keyword in ("EXPTIME", "FPA.ZP"):
+        with fits.open(files[0]) as hdus:
+            del hdus[1].header[keyword]
+            hdus.writeto(tmp_path / "other.fits", overwrite=True)
+        with pytest.raises(UnusableInput, match="states no zero point, or no exposure time"):
+            read_cell((tmp_path / "other.fits", *files[1:]), "cell", LAYOUT)
+
+
 def test_a_file_without_image_is_named(tmp_path):
     files = planes(tmp_path)
     fits.PrimaryHDU().writeto(tmp_path / "empty.fits")
