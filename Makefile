@@ -47,10 +47,11 @@ format: $(STAMP) ## format the code
 broker: $(STAMP) ## run a local Apache Kafka in the foreground and print its address
 	@exec $(BIN)/python -m tests.kafka.local_broker $(BROKER_ARGS)
 
-bench: $(STAMP) $(PEERS)/.installed ## measure subtraction and projection beside their peers; an hour
+bench: $(STAMP) $(PEERS)/.installed ## measure subtraction, projection (beside peers) and templates; an hour
 	@$(BIN)/python -m tests.benchmarks.bench_subtraction $(BENCH_ARGS)
 	@$(BIN)/python -m tests.benchmarks.robustness
 	@$(BIN)/python -m tests.benchmarks.bench_resample
+	@$(BIN)/python -m tests.benchmarks.bench_templates
 
 # Without them, where there is no way to the package index, the table says so and goes on.
 $(PEERS)/.installed: pyproject.toml | $(STAMP)
