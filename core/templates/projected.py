@@ -8,7 +8,8 @@ matching kernel while it is below half a pixel; if it is more, the template is p
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -36,21 +37,10 @@ OnFound = Callable[[TemplateFacts, Sequence[str]], None]
 
 KIND = "projected"
 _GRID_POINTS = 17
-# What is kept depends on these; when they change, it is made anew.
-_MODULES = (
-    "core.celestial",
-    "core.image",
-    "core.noise",
-    "core.pixel_mapping",
-    "core.polynomials",
-    "core.psf",
-    "core.registration",
-    "core.resample",
-    "core.stars",
-    "core.templates.arrayfile",
-    "core.templates.matching",
-    "core.templates.projected",
-)
+# What is kept depends on these and on all that they import; when any changes, it is made anew.
+_PROJECTING = ("core.templates.matching", "core.templates.arrayfile", "core.templates.projected")
+_IMPORT = re.compile(r"^\s*from (core[.\w]*) import", re.MULTILINE)
+_NOT_PROJECTING = ("core.subtraction", "core.templates.cache", "core.templates.template")
 
 
 @dataclass(frozen=True)
@@ -171,11 +161,26 @@ def grid_fingerprint(wcs: WCS, shape: tuple[int, int]) -> str:
 def code_fingerprint() -> str:
     """Return what tells this version of the code that projects from others."""
     digest = hashlib.sha256()
-    for name in _MODULES:
-        module = importlib.import_module(name)
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
+    for name, source in sorted(projecting_code().items()):
+        digest.update(b"%s %d " % (name.encode(), len(source)))
+        digest.update(source)
     return digest.hexdigest()
+
+
+def projecting_code() -> dict[str, bytes]:
+    """Return the source of all modules on which a projected template depends, by name."""
+    code: dict[str, bytes] = {}
+    waiting = list(_PROJECTING)
+    while waiting:
+        name = waiting.pop()
+        if name in code or name.startswith(_NOT_PROJECTING):
+            continue
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        code[name] = Path(spec.origin).read_bytes()
+        waiting += _IMPORT.findall(code[name].decode())
+    return code
 
 
 @dataclass

@@ -18,7 +18,7 @@ from core.templates.cache import NoCache, TemplateCache
 from core.templates.cache.layout import Place
 from core.templates.cache.locks import exclusive
 from core.templates.matching import to_science_grid
-from core.templates.projected import key_of, template_on_grid
+from core.templates.projected import key_of, projecting_code, template_on_grid
 from core.templates.template import Template, TemplateRequest
 from tests.unit.test_matching import on_template, star_field, wcs_of
 
@@ -227,6 +227,14 @@ def test_code_that_changed_makes_it_anew(template, first, cache, monkeypatch):
     placed(Given(template), first, cache)
     monkeypatch.setattr("core.templates.projected.code_fingerprint", lambda: "of tomorrow")
     assert not placed(Given(template), first, cache).kept
+
+
+def test_the_code_that_counts_is_what_a_projection_imports():
+    code = projecting_code()
+    assert {"core.templates.matching", "core.resample", "core.psf", "core.stars"} <= set(code)
+    assert {"core.noise", "core.registration", "core.pixel_mapping", "core.image"} <= set(code)
+    assert not any(name.startswith(("core.subtraction", "core.templates.cache")) for name in code)
+    assert b"def resample(" in code["core.resample"]
 
 
 def test_a_provider_that_gives_another_than_it_said(template, first, cache):
