@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from core.templates.template import Template, TemplateRequest
 
 _CHECKS = 33  # places along each axis of a frame at which its coverage is checked
 _VERSION = "1"  # of how cells become one image
-_ROUNDING = 0.25  # pixels of 0.26 arcsec are half as large as those of 1 arcsec, for our ends
+_TOLERATED = 0.125  # how much finer than half the exposure's pixels a template may be
 _REMEMBERED = 1000  # pointings with missing cells
 _ROUNDS = 6  # of asking again where something is not covered
 
@@ -143,7 +144,8 @@ class SurveyTemplates:
     def find(self, request: TemplateRequest) -> Template:
         """Return a mosaic around the exposure, in the survey's own pixels.
 
-        Where those are about half as large as the exposure's or less, they are binned first.
+        Those are binned first to between about half the size of the exposure's and all of it, so
+        that a template has at most five times as many pixels as the exposure.
 
         Raises
         ------
@@ -293,7 +295,7 @@ class SurveyTemplates:
             raise NoTemplate(f"{self.name}: the exposure has no WCS; solve its astrometry first")
         frame = Frame.of(request.wcs, request.shape)
         ratio = _arcsec_per_pixel(request.wcs) / self.survey.pixel_scale
-        bins = max(1, int(ratio / 2 + _ROUNDING))
+        bins = max(1, math.ceil(ratio / 2 - _TOLERATED))
         return frame, self._band(request.band), bins
 
     def _identity(self, frame: Frame, band: str, bins: int) -> tuple[str, ...]:

@@ -275,10 +275,10 @@ def test_only_cells_that_are_touched_are_fetched_whole(server):
 
 
 def test_coarse_exposures_get_binned_cells(server, tmp_path):
-    """1.2 arcsec: two by two pixels become one; cells still fall onto each other."""
+    """1 arcsec: two by two pixels become one; cells still fall onto each other."""
     archive = play(server, step=60, flags=[(1226, 440, 440, 0x20)])
     cache = TemplateCache(tmp_path / "cache")
-    wide = exposure(shape=(80, 80), scale=1.2)
+    wide = exposure(shape=(90, 90), scale=1.0)
     template = provider(server, cache).find(wide)
     scale = np.sqrt(abs(np.linalg.det(template.image.wcs.pixel_scale_matrix))) * 3600
     assert scale == pytest.approx(0.5, rel=1e-3)
@@ -296,6 +296,15 @@ def test_coarse_exposures_get_binned_cells(server, tmp_path):
     assert flag & MaskBit.SATURATED
     kinds = {entry.stored.kind for entry in cache.entries()}
     assert kinds == {"panstarrs-list", "panstarrs-binned"}
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.2, 0.25), (0.55, 0.25), (0.6, 0.5), (1.6, 1.0)])
+def test_templates_are_hardly_larger_than_the_exposure(server, scale, expected):
+    play(server, step=200)
+    size = int(60 / scale)
+    image = provider(server).find(exposure(shape=(size, size), scale=scale)).image
+    found = np.sqrt(abs(np.linalg.det(image.wcs.pixel_scale_matrix))) * 3600
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_failing_archive_is_unavailable(server):
