@@ -7,7 +7,6 @@ pasted; others are interpolated once. Where several cover a pixel their weighted
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,8 +19,6 @@ from core.image import ExposureFacts, Image, MaskBit
 from core.templates.backgrounds import background_offsets
 from core.templates.placing import Placed, place
 from core.templates.seams import SeamlessWeights
-
-logger = logging.getLogger(__name__)
 
 _ROWS = 256  # of the mosaic at a time: the sums are four times as large as the result
 _NO_DATA = np.uint16(MaskBit.NO_DATA)
