@@ -105,10 +105,11 @@ class Image:
     notes : tuple of str
         What a person should know about how it was read, one line each.
     noise_power : float
-        Variance of sums over many pixels, relative to that of independent pixels of the same
-        scatter: 1 as read out, above 1 where an interpolation has tied neighbours together (for one
-        with Lanczos-3 and no change of scale it is 1.24). Noise that is measured from the scatter
-        of the pixels is scaled by it (`core.noise.with_noise`); ``variance`` has it already.
+        Least variance of sums over many pixels, relative to that of independent pixels of the same
+        scatter: 1 as read out, above 1 where an interpolation has tied neighbours together (1.24
+        for one with Lanczos-3 at the same scale). Where it is, it is measured
+        (`core.noise_power`), and so scaled is the noise that the scatter of the pixels tells
+        (`core.noise.with_noise`); ``variance`` has it already.
     """
 
     data: FloatImage

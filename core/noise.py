@@ -11,6 +11,7 @@ import sep
 
 from core.errors import QualityRejected
 from core.image import FloatImage, Image
+from core.noise_power import measure_noise_power
 from core.white_noise import difference_noise, sample_step
 
 log = logging.getLogger(__name__)
@@ -125,14 +126,16 @@ def with_noise(image: Image, sky: Sky) -> Image:
     that which the variance is to say (`core.image.Image.noise_power`).
     """
     facts = image.facts
-    if image.noise_power != 1.0:
-        boost = float(np.sqrt(image.noise_power))
+    power = image.noise_power
+    if power > 1:
+        power = measure_noise_power(image.data - sky.level, image.bad, least=power)
+        boost = float(np.sqrt(power))
         sky = replace(sky, rms=sky.rms * np.float32(boost), median_rms=sky.median_rms * boost)
     if facts.gain is None or facts.gain <= 0:
         gain = estimate_gain(image, sky)
         if gain is not None:
             facts = replace(facts, gain=None).with_estimate(gain=gain)
-    variance = _rescaled(image, sky) if image.variance is not None else sky.rms**2
+    variance = _rescaled(image, sky, power) if image.variance is not None else sky.rms**2
     if facts.gain and not (image.variance is not None and _holds_sources(image, sky)):
         variance = _with_source_noise(
             image.data, sky.level, sky.rms, variance, np.float32(1 / facts.gain)
@@ -198,7 +201,7 @@ def _hold_above(rest, variance, mask, share):  # type: ignore[no-untyped-def] # 
     return wrong == 0
 
 
-def _rescaled(image: Image, sky: Sky) -> FloatImage:
+def _rescaled(image: Image, sky: Sky, power: float) -> FloatImage:
     """Scale a given variance so that its median on the sky is the measured one.
 
     What is measured has bounds: the clipped scatter holds faint stars, and the differences of
@@ -209,7 +212,7 @@ def _rescaled(image: Image, sky: Sky) -> FloatImage:
     if good.sum() < 100:
         return sky.rms**2
     highest = float(np.median(sky.rms[good] ** 2 / image.variance[good]))
-    noise = difference_noise(image.data - sky.level, image.bad) * np.sqrt(image.noise_power)
+    noise = difference_noise(image.data - sky.level, image.bad) * np.sqrt(power)
     least = highest * (noise / sky.median_rms) ** 2
     factor = float(np.clip(1.0, min(least, highest), highest)) if np.isfinite(least) else highest
     if not 0.5 < factor < 2.0:

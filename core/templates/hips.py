@@ -204,6 +204,7 @@ class HipsTemplates:
                 wcs=pixels.grid.wcs,
                 facts=facts,
                 name=survey.label,
+                noise_power=pixels.noise_power,
             ),
             facts=TemplateFacts(
                 provider=self.name,

@@ -23,6 +23,10 @@ from core.templates.hips_survey import HipsSurvey
 from core.templates.hips_tree import HipsTree, read_tiles
 from core.templates.template import TemplateRequest
 
+# Lanczos-3 at one scale, mean over all phases: 1 / (mean of the sum of its squared weights)². What
+# made the tiles, and what hips2fits does, comes on top; it is measured later.
+LANCZOS_NOISE_POWER = 1.236
+INTERPOLATED = 1.001  # by how much is to be measured
 _MOST_FINER = 4
 _FINER = 2.0  # a survey with pixels coarser than the exposure's is not asked for finer ones
 
@@ -67,6 +71,8 @@ class SurveyPixels:
         Where they came from.
     identity : tuple of str
         All that determines them, but the grid.
+    noise_power : float
+        The least by which their noise is tied together (`core.image.Image.noise_power`).
     """
 
     data: FloatImage
@@ -74,6 +80,7 @@ class SurveyPixels:
     grid: TangentGrid
     source: str
     identity: tuple[str, ...]
+    noise_power: float = LANCZOS_NOISE_POWER
 
     @property
     def holes(self) -> npt.NDArray[np.bool_]:
@@ -237,7 +244,9 @@ def pixels_from_service(
     # The service leaves the values alone; without a pixel size their unit is that of the grid.
     unit = grid.scale if survey.pixel_scale is None else own
     data *= grid.pixel_areas() / np.float32(unit**2)
-    return SurveyPixels(data, mask, grid, survey.hips, service_identity(survey))
+    return SurveyPixels(
+        data, mask, grid, survey.hips, service_identity(survey), noise_power=INTERPOLATED
+    )
 
 
 def service_identity(survey: HipsSurvey) -> tuple[str, ...]:
