@@ -86,6 +86,7 @@ class ChainTemplates:
             If none delivers, and at least one could not be asked: it may have one.
         """
         said: list[str] = []
+        faults: list[str] = []
         unavailable = False
         for link in self.links:
             name = link.provider.name
@@ -96,14 +97,16 @@ class ChainTemplates:
             try:
                 template = self._ask(link, request)
             except ExposureError as error:
-                self._observer.requested(name, _result_of(error))
-                logger.info("no template of %s: %s", name, error)
+                result = _result_of(error)
+                self._observer.requested(name, result)
                 said.append(f"{name}: {error}")
+                if result != "none":
+                    faults.append(said[-1])
                 unavailable |= error.retriable
                 continue
             self._observer.requested(name, "found")
-            if said:
-                logger.warning("the template is of %s; %s", name, "; ".join(said))
+            if faults:
+                logger.warning("the template is of %s; %s", name, "; ".join(faults))
             return template
         message = f"no template{_where(request)}; {'; '.join(said)}"
         if unavailable:

@@ -133,16 +133,19 @@ class DirectoryTemplates:
             raise ArchiveUnavailable(message)
         raise NoTemplate(message)
 
-    def identify(self, request: TemplateRequest) -> tuple[str, ...] | None:
-        """Return the identity of the best template, None if there is none.
+    def identify(self, request: TemplateRequest) -> tuple[str, ...]:
+        """Return the identity of the best template.
 
         Raises
         ------
         NoTemplate, InputUnavailable
             As `find`.
         """
-        plans = _plans(*self._considered(request), request)
-        return plans[0].identity if plans else None
+        frame, considered = self._considered(request)
+        plans = _plans(frame, considered, request)
+        if not plans:
+            raise NoTemplate(self._why(frame, request, considered, {}))
+        return plans[0].identity
 
     def _considered(self, request: TemplateRequest) -> tuple[Frame, list[_Considered]]:
         if request.wcs is None:

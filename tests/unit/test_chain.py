@@ -73,7 +73,7 @@ def chain(*providers, observer=None):
     return ChainTemplates([Link(provider) for provider in providers], observer=observer)
 
 
-def test_the_first_that_has_one_delivers():
+def test_the_first_that_has_one_delivers(caplog):
     log = Log()
     last = Provider("last")
     providers = [
@@ -92,6 +92,10 @@ def test_the_first_that_has_one_delivers():
         ("none", "none"), ("hole", "none"), ("away", "unavailable"), ("elsewhere", "refused"),
         ("broken", "error"), ("good", "found"),
     ]  # fmt: skip
+    assert [record.getMessage() for record in caplog.records] == [
+        "the template is of good; away: 503; elsewhere: evil.example is not allowed; "
+        "broken: not FITS"
+    ]
 
 
 def test_nobody_has_one_and_all_said_so():
