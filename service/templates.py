@@ -16,6 +16,7 @@ from core.templates.hips_survey import HipsSurvey
 from core.templates.legacysurvey import LegacySurvey
 from core.templates.observer import TemplateObserver
 from core.templates.panstarrs import PanStarrsSurvey
+from core.templates.warming import warm_hips
 from service.template_settings import HipsSurveySettings, TemplateSettings
 
 
@@ -25,14 +26,19 @@ class TemplateSource:
 
     Attributes
     ----------
-    templates : TemplateProvider
+    templates : ChainTemplates
         Asks all others.
     projected : FileCache or None
         Where projected templates are kept; None where they are not.
     """
 
-    templates: TemplateProvider
+    templates: ChainTemplates
     projected: FileCache | None
+
+    def warm_up(self) -> None:
+        """Compile what only the first template would wait for."""
+        if any(isinstance(link.provider, HipsTemplates) for link in self.templates.links):
+            warm_hips()
 
 
 def make_templates(

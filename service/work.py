@@ -95,6 +95,7 @@ class ExposureWork:
         from service.rehearsal import rehearse
 
         started = time.perf_counter()
+        self._source.warm_up()
         rehearse(self._pipeline, self._packets)
         seconds = time.perf_counter() - started
         logger.info("worker is warm after %.1f s", seconds, extra={"seconds": round(seconds, 3)})
