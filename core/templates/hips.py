@@ -122,21 +122,24 @@ class HipsTemplates:
         Raises
         ------
         core.errors.NoTemplate
-            If there is no HiPS of the band.
+            If there is no HiPS of the band, or those that there are do not cover the exposure.
         """
         deadline = request.deadline or Deadline.never()
+        bare: list[str] = []
         for survey in self._of_band(request):
             if survey.tree:
                 try:
                     tree = self._tree(survey)
                     return TilePlan.of(survey, tree, request, self._limits, deadline).identity
-                except NotCovered:
+                except NotCovered as error:
+                    bare.append(str(error))
                     continue
                 except (NoTemplate, InputUnavailable, UnusableInput) as error:
                     logger.info("%s cannot be looked at: %s", survey.label, error)
             if survey.hips and self._fetcher is not None:
                 return service_identity(survey)
-        return None
+            return None
+        raise NoTemplate("; ".join(bare))
 
     def _of_band(self, request: TemplateRequest) -> list[HipsSurvey]:
         """Return the surveys for a request, those of its band first."""

@@ -129,6 +129,8 @@ def test_outside_the_coverage_map_no_tile_is_asked_for(
         remote(archive).find(exposure(20.0, -40.0))
     assert archive.count("/Npix") == 0
     with pytest.raises(NoTemplate, match="coverage map has nothing"):
+        remote(archive).identify(exposure(20.0, -40.0))  # so that a chain looks further
+    with pytest.raises(NoTemplate, match="coverage map has nothing"):
         local(tree).find(exposure(330.0, -2.0))
 
 
