@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class SkyArchive:
 @contextmanager
 def sky_archive(folder: Path) -> Iterator[SkyArchive]:
     """Make the files of the archives, and serve them."""
-    north, south = ObservedField("north", 40.0, 10.0), ObservedField("south", 52.3, -45.1)
+    north, south = ObservedField("north", 40.0, 10.0), ObservedField("south", 52.132, -45.0)
     gap, nowhere = ObservedField("gap", 60.0, 20.0), ObservedField("nowhere", 200.0, -60.0)
     sky = north.star_field(HIPS_ZERO_POINT, HIPS_PIXEL)
     tree = folder / "hips"
@@ -92,8 +93,11 @@ def sky_archive(folder: Path) -> Iterator[SkyArchive]:
         projection = Projection(1226, north.ra, north.dec, cell=800)
         PanStarrsPlay(north.stars, (projection,), noisy=True).serve(server)
         LegacySurveyPlay(
-            south.stars, {"dr10/south": _bricks(south)}, pixels=950, scale=1.0, noisy=True
+            south.stars, {"dr10/south": _bricks(south)}, pixels=1800, scale=0.524, noisy=True
         ).serve(server)
+        for brick in _bricks(south):  # one by one: astropy's HCOMPRESS is not safe in threads
+            name = f"{brick.folder}/{brick.name}/legacysurvey-{brick.name}-maskbits.fits.fz"
+            urllib.request.urlopen(f"{server.url}/dr10/south/coadd/{name}").close()
         yield SkyArchive(server, north, south, gap, nowhere, templates)
 
 
