@@ -45,7 +45,7 @@ def _host(value: str) -> str:
 
 
 class HipsSurveySettings(Section):
-    """A HiPS as a source of templates; see `core.templates.hips_survey.HipsSurvey`."""
+    """A HiPS as a source of templates; see `core.templates.hips.survey.HipsSurvey`."""
 
     survey: str | None = Field(default=None, min_length=1, max_length=200)
     tree: str | None = Field(default=None, min_length=1, max_length=2000)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.templates import TemplateProvider
-from core.templates.archive_files import ArchiveFiles
 from core.templates.cache import FileCache, NoCache, TemplateCache
-from core.templates.cell_survey import SurveyTemplates
+from core.templates.cells import SurveyTemplates
 from core.templates.chain import ChainTemplates, Link
 from core.templates.directory import DirectoryTemplates
-from core.templates.fetching import Fetcher, FetchPolicy
-from core.templates.hips import HipsLimits, HipsTemplates
-from core.templates.hips_survey import HipsSurvey
+from core.templates.fetching.archive_files import ArchiveFiles
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
+from core.templates.hips import HipsLimits, HipsSurvey, HipsTemplates, warm_hips
 from core.templates.legacysurvey import LegacySurvey
 from core.templates.observer import TemplateObserver
 from core.templates.panstarrs import PanStarrsSurvey
-from core.templates.warming import warm_hips
 from service.template_settings import HipsSurveySettings, TemplateSettings
 
 

@@ -1,6 +1,6 @@
 """Where templates come from."""
 
-from core.templates.hips_image import get_hips_image
+from core.templates.hips.image import get_hips_image
 from core.templates.masking import mask_template
 from core.templates.survey_image import (
     get_ls_image,

@@ -18,7 +18,7 @@ from astropy.wcs import WCS
 from core.deadline import Deadline
 from core.errors import UnexpectedAnswer, UnusableInput
 from core.templates.cache import CacheKey, FileCache, NoCache
-from core.templates.fetching import Content, Fetcher, FetchPolicy
+from core.templates.fetching.fetcher import Content, Fetcher, FetchPolicy
 from core.templates.index import Frame
 
 VIZIER = "https://vizier.cds.unistra.fr/viz-bin/votable"

@@ -13,8 +13,8 @@ from astropy.wcs import WCS
 from core.celestial import from_icrs, to_icrs
 from core.errors import UnusableInput
 from core.image import Image
+from core.templates.cells.sky_places import grid_places
 from core.templates.index import Frame
-from core.templates.sky_places import grid_places
 
 MARGIN = 60  # pixels of the template around the exposure
 _LEAST_GAIN = 0.01  # of the exposure, that another image must add

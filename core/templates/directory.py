@@ -18,7 +18,7 @@ from core.templates.cache import FileCache
 from core.templates.combining import choose_together, grid_around
 from core.templates.folder import LocalFolder
 from core.templates.index import Frame, Overlap, TemplateIndex, TemplateRecord
-from core.templates.mosaic import mosaic
+from core.templates.mosaic.mosaicking import mosaic
 from core.templates.remote_folder import RemoteFolder, is_url
 from core.templates.template import Template, TemplateRequest
 

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from astropy.coordinates import SkyCoord
 
 from core.deadline import Deadline
-from core.templates.archive_files import ArchiveFiles
-from core.templates.bricks import Brick, brick_at
-from core.templates.cells import Cell, CellFormat
+from core.templates.cells.bricks import Brick, brick_at
+from core.templates.cells.cell import Cell, CellFormat
+from core.templates.cells.sky_places import Places, grid_places
+from core.templates.cells.survey_bits import legacy_survey_bits
+from core.templates.fetching.archive_files import ArchiveFiles
 from core.templates.index import Frame
-from core.templates.sky_places import Places, grid_places
-from core.templates.survey_bits import legacy_survey_bits
 
 NORTH = 32.375  # degrees of declination
 

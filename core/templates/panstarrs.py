@@ -8,7 +8,7 @@ pixels, and shares its tangent plane with the hundred cells of its projection ce
 tessellation patterns"); so the pixels of those fall onto each other.
 
 Of each cell come the stack (asinh-scaled, see `core.asinh`), ``.wt`` (which is the *variance* of
-the stack, asinh-scaled with cards of its own) and ``.mask`` (see `core.templates.survey_bits`).
+the stack, asinh-scaled with cards of its own) and ``.mask`` (`core.templates.cells.survey_bits`).
 Stacks are scaled to a zero point of 25 for one count a second, so that one count of a stack is of
 magnitude ``25 + 2.5 log10(EXPTIME)``, EXPTIME being the sum over all its exposures ("PS1 Stack
 images"). All pages are at https://outerspace.stsci.edu/display/PANSTARRS.
@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 from core.deadline import Deadline
 from core.errors import NotInArchive, UnexpectedAnswer
-from core.templates.archive_files import ArchiveFiles
-from core.templates.cells import Cell, CellFormat
+from core.templates.cells.cell import Cell, CellFormat
+from core.templates.cells.sky_places import Places, grid_places
+from core.templates.cells.survey_bits import PANSTARRS
+from core.templates.fetching.archive_files import ArchiveFiles
 from core.templates.index import Frame
-from core.templates.sky_places import Places, grid_places
-from core.templates.survey_bits import PANSTARRS
 
 BANDS = "grizy"
 

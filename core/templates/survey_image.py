@@ -17,19 +17,19 @@ from astropy.wcs import WCS
 from core.deadline import Deadline
 from core.errors import ExposureError, NoTemplate
 from core.image import MaskBit
-from core.templates.addresses import host_of
-from core.templates.archive_files import ArchiveFiles
-from core.templates.bit_projection import mosaicked_bits
 from core.templates.cache import TemplateCache
-from core.templates.cell_grid import covered_by
-from core.templates.cell_survey import CellSurvey, Collected, SurveyTemplates
-from core.templates.fetching import Fetcher, FetchPolicy
+from core.templates.cells.bit_projection import mosaicked_bits
+from core.templates.cells.grid import covered_by
+from core.templates.cells.sky_places import grid_places
+from core.templates.cells.survey import CellSurvey, Collected, SurveyTemplates
+from core.templates.fetching.addresses import host_of
+from core.templates.fetching.archive_files import ArchiveFiles
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
 from core.templates.index import Frame
 from core.templates.legacysurvey import LegacySurvey
-from core.templates.mosaic import mosaic
+from core.templates.mosaic.mosaicking import mosaic
 from core.templates.panstarrs import PanStarrsSurvey
 from core.templates.pixel_grid import requested_grid
-from core.templates.sky_places import grid_places
 from core.templates.swarp import check_grid, find_swarp, swarp_bits, swarp_image
 from core.verbosity import Verbose, say
 
@@ -100,7 +100,7 @@ def get_survey_image(
     _seconds : float, optional
         How long all of it may take.
     **kwargs
-        Passed to the reprojection: `core.templates.mosaic.mosaic` (``threads``,
+        Passed to the reprojection: `core.templates.mosaic.mosaicking.mosaic` (``threads``,
         ``match_backgrounds`` ...), or `core.templates.swarp.swarp_image` (``seconds``, ``_exe``).
 
     Returns
@@ -109,7 +109,7 @@ def get_survey_image(
         Of an image: linear fluxes per pixel, a star's magnitude being ``25 - 2.5 log10(flux)`` for
         Pan-STARRS and ``22.5 - 2.5 log10(flux)`` (nanomaggies) for the Legacy Surveys; NaN where
         there is no data. Of a mask: the survey's own bits, 0 being good (see
-        `core.templates.survey_bits`); pixels that the survey does not cover are BLANK (8) for
+        `core.templates.cells.survey_bits`); pixels that the survey does not cover are BLANK (8) for
         Pan-STARRS and ALLMASK of the band for the Legacy Surveys. None on failure: the survey does
         not have the field or the band, or the archive cannot be reached; a message says which.
 

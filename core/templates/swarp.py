@@ -17,8 +17,8 @@ from astropy.wcs import WCS
 
 from core.errors import UnusableInput
 from core.image import FloatImage, MaskBit
-from core.templates.cells import CellImage
-from core.templates.survey_bits import Bits
+from core.templates.cells.cell import CellImage
+from core.templates.cells.survey_bits import Bits
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from core.templates.bricks import Brick, brick_at
+from core.templates.cells.bricks import Brick, brick_at
 from tests.archive.server import ERROR_PAGE, Answer, ArchiveServer, Request
 from tests.archive.star_sky import StarSky
 

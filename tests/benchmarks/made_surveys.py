@@ -24,7 +24,7 @@ from astropy.wcs import WCS
 from astropy_healpix import HEALPix
 
 from core.pointing import tangential_grid
-from core.templates.bricks import Brick, brick_at
+from core.templates.cells.bricks import Brick, brick_at
 from tests.archive.hips import fits_bytes
 from tests.archive.panstarrs import (
     COLUMNS,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from core.templates.bricks import Brick, brick_at
+from core.templates.cells.bricks import Brick, brick_at
 from tests.archive.hips import Hips2FitsService, write_hips
 from tests.archive.legacysurvey import LegacySurveyPlay
 from tests.archive.panstarrs import PanStarrsPlay, Projection

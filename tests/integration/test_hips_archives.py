@@ -16,10 +16,10 @@ import pytest
 from core.resample import resample
 from core.tangent import TangentGrid
 from core.templates import get_hips_image
-from core.templates.fetching import Fetcher, FetchPolicy
-from core.templates.hips import HipsTemplates
-from core.templates.hips2fits import HIPS2FITS_ENDPOINTS, default_fetcher
-from core.templates.hips_survey import HipsSurvey
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
+from core.templates.hips.hips2fits import HIPS2FITS_ENDPOINTS, default_fetcher
+from core.templates.hips.provider import HipsTemplates
+from core.templates.hips.survey import HipsSurvey
 from core.templates.template import TemplateRequest
 from tests.archive.hips import Hips2FitsService, StarField, write_hips
 from tests.archive.server import ArchiveServer

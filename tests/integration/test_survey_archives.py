@@ -16,12 +16,12 @@ from astropy.wcs import WCS
 from core.image import MaskBit
 from core.resample import resample
 from core.templates import get_survey_image_and_mask
-from core.templates.addresses import host_of
-from core.templates.archive_files import ArchiveFiles
-from core.templates.bricks import brick_at
 from core.templates.cache import TemplateCache
-from core.templates.cell_survey import SurveyTemplates
-from core.templates.fetching import Fetcher, FetchPolicy
+from core.templates.cells.bricks import brick_at
+from core.templates.cells.survey import SurveyTemplates
+from core.templates.fetching.addresses import host_of
+from core.templates.fetching.archive_files import ArchiveFiles
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
 from core.templates.legacysurvey import LegacySurvey
 from core.templates.panstarrs import PanStarrsSurvey
 from core.templates.template import TemplateRequest

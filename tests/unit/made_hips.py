@@ -9,8 +9,8 @@ import numpy as np
 from core.celestial import from_icrs
 from core.image import Image
 from core.tangent import TangentGrid
-from core.templates.hips import HipsTemplates
-from core.templates.hips_survey import HipsSurvey
+from core.templates.hips.provider import HipsTemplates
+from core.templates.hips.survey import HipsSurvey
 from core.templates.template import TemplateRequest
 from tests.archive.hips import StarField
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from core.templates import bricks
-from core.templates.bricks import brick_at
+from core.templates.cells import bricks
+from core.templates.cells.bricks import brick_at
 
 
 @pytest.mark.parametrize(

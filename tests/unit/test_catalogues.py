@@ -14,7 +14,7 @@ from core.pointing import tangential_grid
 from core.templates import mask_template
 from core.templates.cache import TemplateCache
 from core.templates.catalogues import VIZIER, CatalogueSource, reference_stars
-from core.templates.fetching import Fetcher, FetchPolicy
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
 from tests.archive.server import ArchiveServer
 from tests.archive.vizier import VizierPlay
 

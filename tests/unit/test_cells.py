@@ -12,11 +12,11 @@ from astropy.wcs import WCS
 from core.celestial import from_icrs, to_icrs
 from core.errors import UnusableInput
 from core.image import ExposureFacts, Image, MaskBit
-from core.templates.cell_binning import binned, read_written_cell, write_cell
-from core.templates.cells import CellFormat, CellImage, box_around, read_cell, shifted
+from core.templates.cells.binning import binned, read_written_cell, write_cell
+from core.templates.cells.cell import CellFormat, CellImage, box_around, read_cell, shifted
+from core.templates.cells.sky_places import grid_places, lattice_places, thinned
+from core.templates.cells.survey_bits import PANSTARRS, SurveyBits
 from core.templates.index import Frame
-from core.templates.sky_places import grid_places, lattice_places, thinned
-from core.templates.survey_bits import PANSTARRS, SurveyBits
 from tests.archive.panstarrs import Projection, asinh_file, mask_file, stack_header
 
 PROJECTION = Projection(7, 40.0, 10.0, cell=100, overlap=20)

@@ -26,7 +26,7 @@ from core.errors import (
     RequestRefused,
     UnexpectedAnswer,
 )
-from core.templates.fetching import Content, Fetcher, FetchPolicy
+from core.templates.fetching.fetcher import Content, Fetcher, FetchPolicy
 from tests.archive.server import Answer, ArchiveServer
 
 

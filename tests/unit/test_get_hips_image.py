@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 from core.asinh import AsinhScale
 from core.tangent import TangentGrid
 from core.templates import get_hips_image
-from core.templates.hips_image import _normalized
+from core.templates.hips.image import _normalized
 from tests.archive.hips import Hips2FitsService, StarField
 from tests.archive.server import ArchiveServer
 

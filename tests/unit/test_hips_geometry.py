@@ -18,20 +18,20 @@ from core.celestial import to_icrs
 from core.deadline import Deadline
 from core.errors import NoTemplate, UnusableInput
 from core.tangent import TangentGrid, unit_vectors
-from core.templates.healpix import (
+from core.templates.hips.averages import average_tiles, block_means, finer_keys
+from core.templates.hips.healpix import (
     face_position,
     nested_number,
     pixel_size,
     positions_along,
     tile_key,
 )
-from core.templates.healpix_padding import PADDING, padding_pixels
-from core.templates.hips_averages import average_tiles, block_means, finer_keys
-from core.templates.hips_projection import project_tiles, tiles_under
-from core.templates.hips_properties import HipsProperties
-from core.templates.hips_stack import stack_tiles
-from core.templates.hips_tree import LocalTree
-from core.templates.moc import read_moc
+from core.templates.hips.healpix_padding import PADDING, padding_pixels
+from core.templates.hips.moc import read_moc
+from core.templates.hips.projection import project_tiles, tiles_under
+from core.templates.hips.properties import HipsProperties
+from core.templates.hips.stack import stack_tiles
+from core.templates.hips.tree import LocalTree
 from tests.shared_data import shared_data
 
 EQUATORIAL = np.eye(3)

@@ -18,12 +18,12 @@ from core.deadline import Deadline
 from core.errors import ForbiddenAddress, InputUnavailable, NoTemplate, RequestRefused
 from core.resample import resample
 from core.templates.cache import NoCache, TemplateCache
-from core.templates.fetching import Fetcher, FetchPolicy
-from core.templates.hips import HipsTemplates
-from core.templates.hips2fits import Hips2Fits
-from core.templates.hips_assembly import HipsLimits
-from core.templates.hips_properties import HipsProperties
-from core.templates.hips_survey import HipsSurvey
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
+from core.templates.hips.assembly import HipsLimits
+from core.templates.hips.hips2fits import Hips2Fits
+from core.templates.hips.properties import HipsProperties
+from core.templates.hips.provider import HipsTemplates
+from core.templates.hips.survey import HipsSurvey
 from tests.archive.hips import Hips2FitsService, write_hips
 from tests.archive.server import ArchiveServer
 from tests.shared_data import shared_data

@@ -17,9 +17,9 @@ from scipy.ndimage import binary_dilation
 from core.errors import NoTemplate
 from core.image import MaskBit
 from core.resample import resample
-from core.templates.hips import HipsTemplates
-from core.templates.hips_assembly import HipsLimits
-from core.templates.hips_survey import HipsSurvey
+from core.templates.hips.assembly import HipsLimits
+from core.templates.hips.provider import HipsTemplates
+from core.templates.hips.survey import HipsSurvey
 from core.templates.template import Identifying
 from tests.archive.hips import write_hips, write_properties
 from tests.unit.made_hips import (

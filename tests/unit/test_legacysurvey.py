@@ -12,13 +12,13 @@ from astropy.wcs import WCS
 from core.celestial import from_icrs, to_icrs
 from core.errors import NoTemplate
 from core.image import MaskBit
-from core.templates.archive_files import ArchiveFiles
-from core.templates.bricks import brick_at
 from core.templates.cache import NoCache, TemplateCache
-from core.templates.cell_survey import SurveyTemplates
-from core.templates.fetching import Fetcher, FetchPolicy
+from core.templates.cells.bricks import brick_at
+from core.templates.cells.survey import SurveyTemplates
+from core.templates.cells.survey_bits import legacy_survey_bits
+from core.templates.fetching.archive_files import ArchiveFiles
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
 from core.templates.legacysurvey import LegacySurvey
-from core.templates.survey_bits import legacy_survey_bits
 from core.templates.template import TemplateRequest
 from tests.archive.legacysurvey import LegacySurveyPlay
 from tests.archive.server import ArchiveServer

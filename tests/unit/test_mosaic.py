@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 
 from core.errors import NoTemplate, UnusableInput
 from core.image import ExposureFacts, Image, MaskBit
-from core.templates.mosaic import mosaic
+from core.templates.mosaic.mosaicking import mosaic
 from tests.unit.made_frames import add_gaussians
 
 SHAPE = (512, 1024)

@@ -17,13 +17,13 @@ from core.deadline import Deadline
 from core.errors import ArchiveUnavailable, ForbiddenAddress, NoTemplate, UnexpectedAnswer
 from core.image import MaskBit
 from core.reading import read_wcs
-from core.templates.archive_files import ArchiveFiles
 from core.templates.cache import NoCache, TemplateCache
-from core.templates.cell_survey import SurveyTemplates
-from core.templates.cells import cell_wcs
-from core.templates.fetching import Fetcher, FetchPolicy
+from core.templates.cells.cell import cell_wcs
+from core.templates.cells.survey import SurveyTemplates
+from core.templates.cells.survey_bits import PANSTARRS
+from core.templates.fetching.archive_files import ArchiveFiles
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
 from core.templates.panstarrs import PanStarrsSurvey
-from core.templates.survey_bits import PANSTARRS
 from core.templates.template import Identifying, TemplateRequest
 from tests.archive.panstarrs import LIST, PanStarrsPlay, Projection
 from tests.archive.server import ArchiveServer

@@ -23,7 +23,7 @@ from core.templates import (
     get_survey_image,
     get_survey_image_and_mask,
 )
-from core.templates.bricks import brick_at
+from core.templates.cells.bricks import brick_at
 from core.templates.legacysurvey import LegacySurvey
 from core.templates.panstarrs import PanStarrsSurvey
 from core.templates.swarp import SWarpFailed

@@ -20,9 +20,8 @@ from core.errors import (
 from core.exposure import TemplateFacts
 from core.image import ExposureFacts, Image
 from core.templates.cache import FileCache, NoCache
-from core.templates.fetching import Fetcher
-from core.templates.hips2fits import HIPS2FITS_ENDPOINTS, Hips2Fits
-from core.templates.hips_assembly import (
+from core.templates.fetching.fetcher import Fetcher
+from core.templates.hips.assembly import (
     HipsLimits,
     NotCovered,
     SurveyPixels,
@@ -30,8 +29,9 @@ from core.templates.hips_assembly import (
     pixels_from_service,
     service_identity,
 )
-from core.templates.hips_survey import HipsSurvey
-from core.templates.hips_tree import HipsTree, LocalTree, RemoteTree
+from core.templates.hips.hips2fits import HIPS2FITS_ENDPOINTS, Hips2Fits
+from core.templates.hips.survey import HipsSurvey
+from core.templates.hips.tree import HipsTree, LocalTree, RemoteTree
 from core.templates.template import Template, TemplateRequest
 
 logger = logging.getLogger(__name__)

@@ -43,7 +43,7 @@ class BoundedAdapter(HTTPAdapter):
 
     A time-out of a socket is for each piece that it receives; a server that sends its headers
     letter by letter would never exceed it. (What comes after them is read piece by piece by
-    `core.templates.fetching`, which looks at its deadline in between.)
+    `core.templates.fetching.fetcher`, which looks at its deadline in between.)
     """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

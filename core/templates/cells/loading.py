@@ -12,11 +12,11 @@ from pathlib import Path
 
 from core.deadline import Deadline
 from core.errors import NotInArchive, UnusableInput
-from core.templates.archive_files import ArchiveFiles
 from core.templates.cache import CacheKey
-from core.templates.cell_binning import binned, read_written_cell, write_cell
-from core.templates.cells import Cell, CellFormat, CellImage, read_cell, touches
-from core.templates.sky_places import Places
+from core.templates.cells.binning import binned, read_written_cell, write_cell
+from core.templates.cells.cell import Cell, CellFormat, CellImage, read_cell, touches
+from core.templates.cells.sky_places import Places
+from core.templates.fetching.archive_files import ArchiveFiles
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from astropy.coordinates import ICRS, BarycentricMeanEcliptic, Galactic
 from core.celestial import change_frame
 from core.errors import NoTemplate
 from core.tangent import FloatArray, unit_vectors
-from core.templates.healpix import pixel_size
+from core.templates.hips.healpix import pixel_size
 
 _FRAMES = {"equatorial": "equatorial", "c": "equatorial", "galactic": "galactic", "g": "galactic"}
 _FRAMES |= {"ecliptic": "ecliptic", "e": "ecliptic"}

@@ -15,9 +15,9 @@ from core.errors import ExposureError, NoTemplate
 from core.image import FloatImage, Image, MaskBit
 from core.resample import resample
 from core.tangent import TangentGrid
-from core.templates.hips2fits import HIPS2FITS_ENDPOINTS, Hips2Fits, default_fetcher
-from core.templates.hips_averages import block_means
-from core.templates.hips_survey import HIPS_ASINH, is_asinh
+from core.templates.hips.averages import block_means
+from core.templates.hips.hips2fits import HIPS2FITS_ENDPOINTS, Hips2Fits, default_fetcher
+from core.templates.hips.survey import HIPS_ASINH, is_asinh
 from core.templates.pixel_grid import requested_grid
 from core.verbosity import Verbose, say
 

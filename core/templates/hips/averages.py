@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from core.image import FloatImage
-from core.templates.healpix import IntArray
+from core.templates.hips.healpix import IntArray
 
 
 def finer_keys(keys: IntArray, order: int, deeper: int) -> IntArray:

@@ -22,8 +22,8 @@ from numba import njit
 from core.image import FloatImage, MaskBit, MaskImage
 from core.resample import lanczos_table
 from core.tangent import FloatArray, TangentGrid
-from core.templates.healpix import IntArray, face_position, positions_along
-from core.templates.hips_stack import TileStack
+from core.templates.hips.healpix import IntArray, face_position, positions_along
+from core.templates.hips.stack import TileStack
 
 _ROWS = 64
 _LOOK = 16  # pixels between the places at which the tiles under a grid are looked for

@@ -2,7 +2,7 @@
 
 Images whose pixels fall onto the grid's own (the sky cells of one Pan-STARRS projection cell) are
 pasted; others are interpolated once. Where several cover a pixel their weighted average is taken
-(see `core.templates.seams` for the weights); one that is flagged in an image comes from the others.
+(weights: `core.templates.mosaic.seams`); one that is flagged in an image comes from the others.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from astropy.wcs import WCS
 
 from core.errors import NoTemplate, UnusableInput
 from core.image import ExposureFacts, Image, MaskBit
-from core.templates.backgrounds import background_offsets
-from core.templates.placing import Placed, place
-from core.templates.seams import SeamlessWeights
+from core.templates.mosaic.backgrounds import background_offsets
+from core.templates.mosaic.placing import Placed, place
+from core.templates.mosaic.seams import SeamlessWeights
 
 _ROWS = 256  # of the mosaic at a time: the sums are four times as large as the result
 _NO_DATA = np.uint16(MaskBit.NO_DATA)

@@ -19,7 +19,7 @@ from core.fitsfile import card, open_fits
 from core.headerfacts import read_facts
 from core.image import FloatImage, Image, MaskBit
 from core.reading import read_wcs
-from core.templates.survey_bits import Bits, SurveyBits
+from core.templates.cells.survey_bits import Bits, SurveyBits
 
 MARGIN = 60  # pixels of a cell that are kept around the exposure
 

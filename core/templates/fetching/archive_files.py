@@ -10,7 +10,7 @@ from pathlib import Path
 from core.deadline import Deadline
 from core.errors import NotInArchive, UnexpectedAnswer
 from core.templates.cache import CacheKey, FileCache
-from core.templates.fetching import Content, Fetcher
+from core.templates.fetching.fetcher import Content, Fetcher
 
 
 @dataclass(frozen=True)

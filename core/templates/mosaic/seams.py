@@ -18,7 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from core.image import FloatImage, MaskBit
 
 if TYPE_CHECKING:
-    from core.templates.placing import Placed
+    from core.templates.mosaic.placing import Placed
 
 FEATHER = (
     64.0  # pixels; below the overlaps of Pan-STARRS cells (240) and Legacy Survey bricks (165)
@@ -53,7 +53,7 @@ class SeamlessWeights:
 
         Parameters
         ----------
-        part : core.templates.placing.Placed
+        part : core.templates.mosaic.placing.Placed
             The image.
         shape : tuple of int
             (ny, nx) of the whole mosaic.

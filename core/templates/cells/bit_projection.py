@@ -10,8 +10,8 @@ from astropy.wcs import WCS
 
 from core.image import MaskBit, MaskImage
 from core.pixel_mapping import sky_mapping
-from core.templates.cells import CellImage
-from core.templates.survey_bits import Bits
+from core.templates.cells.cell import CellImage
+from core.templates.cells.survey_bits import Bits
 
 _ROWS = 64  # target rows at a time
 _LANCZOS = 3  # pixels to which Lanczos-3 reaches

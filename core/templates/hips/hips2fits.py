@@ -14,9 +14,9 @@ from core.deadline import Deadline
 from core.errors import ArchiveUnavailable, UnexpectedAnswer, UnusableInput
 from core.fitsfile import open_fits
 from core.image import FloatImage
-from core.templates.addresses import host_of
 from core.templates.cache import CacheKey, FileCache, NoCache
-from core.templates.fetching import Fetcher, FetchPolicy
+from core.templates.fetching.addresses import host_of
+from core.templates.fetching.fetcher import Fetcher, FetchPolicy
 
 logger = logging.getLogger(__name__)
 

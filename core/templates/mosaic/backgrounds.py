@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from core.templates.placing import Placed
+    from core.templates.mosaic.placing import Placed
 
 _LEAST_SHARED = 500  # pixels; fewer say too little
 _MOST_SHARED = 400_000  # pixels; more make the median slow and nothing better
@@ -28,7 +28,7 @@ def background_offsets(placed: Sequence[Placed]) -> npt.NDArray[np.float64]:
 
     Parameters
     ----------
-    placed : sequence of core.templates.placing.Placed
+    placed : sequence of core.templates.mosaic.placing.Placed
         At one zero point.
 
     Returns

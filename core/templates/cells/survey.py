@@ -16,13 +16,13 @@ from core.bands import canonical_band
 from core.deadline import Deadline
 from core.errors import NoTemplate
 from core.exposure import TemplateFacts
-from core.templates.archive_files import ArchiveFiles
-from core.templates.cell_grid import covered_by, covered_share, native_grid
-from core.templates.cell_loading import CellLoader
-from core.templates.cells import Cell, CellFormat, CellImage
+from core.templates.cells.cell import Cell, CellFormat, CellImage
+from core.templates.cells.grid import covered_by, covered_share, native_grid
+from core.templates.cells.loading import CellLoader
+from core.templates.cells.sky_places import Places, grid_places, lattice_places, thinned
+from core.templates.fetching.archive_files import ArchiveFiles
 from core.templates.index import Frame
-from core.templates.mosaic import mosaic
-from core.templates.sky_places import Places, grid_places, lattice_places, thinned
+from core.templates.mosaic.mosaicking import mosaic
 from core.templates.template import Template, TemplateRequest
 
 _CHECKS = 33  # places along each axis of a frame at which its coverage is checked

@@ -13,7 +13,7 @@ from core.errors import UnusableInput
 from core.fitsfile import card, open_fits
 from core.headerfacts import read_facts
 from core.image import MaskBit
-from core.templates.cells import (
+from core.templates.cells.cell import (
     MAX_PIXELS,
     CellFormat,
     CellImage,

@@ -6,8 +6,8 @@ import numpy as np
 
 from core.pointing import tangential_grid
 from core.tangent import TangentGrid
-from core.templates.hips_projection import project_tiles, tiles_under
-from core.templates.hips_stack import stack_tiles
+from core.templates.hips.projection import project_tiles, tiles_under
+from core.templates.hips.stack import stack_tiles
 
 _SHAPE = (24, 24)
 _ORDER = 6

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from core.image import FloatImage
-from core.templates.healpix import IntArray
-from core.templates.healpix_padding import PADDING, padding_pixels
+from core.templates.hips.healpix import IntArray
+from core.templates.hips.healpix_padding import PADDING, padding_pixels
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TileStack:
     width : int
         Pixels along the side of a tile.
     keys : ndarray of int64, shape (n,)
-        Which tiles (see `core.templates.healpix`), ascending.
+        Which tiles (see `core.templates.hips.healpix`), ascending.
     pixels : ndarray of float32, shape (n, width + 6, width + 6)
         Indexed by y and x of HEALPix, not as tiles are stored; NaN where there is nothing.
     """

@@ -13,14 +13,14 @@ from core.deadline import Deadline
 from core.errors import NoTemplate
 from core.image import FloatImage, MaskBit, MaskImage
 from core.tangent import FloatArray, TangentGrid, unit_vectors
-from core.templates.healpix import IntArray
-from core.templates.hips2fits import Hips2Fits
-from core.templates.hips_averages import average_tiles, block_means, finer_keys
-from core.templates.hips_projection import project_tiles, tiles_under
-from core.templates.hips_properties import HipsProperties
-from core.templates.hips_stack import stack_tiles
-from core.templates.hips_survey import HipsSurvey
-from core.templates.hips_tree import HipsTree, read_tiles
+from core.templates.hips.averages import average_tiles, block_means, finer_keys
+from core.templates.hips.healpix import IntArray
+from core.templates.hips.hips2fits import Hips2Fits
+from core.templates.hips.projection import project_tiles, tiles_under
+from core.templates.hips.properties import HipsProperties
+from core.templates.hips.stack import stack_tiles
+from core.templates.hips.survey import HipsSurvey
+from core.templates.hips.tree import HipsTree, read_tiles
 from core.templates.template import TemplateRequest
 
 # Lanczos-3 at one scale, mean over all phases: 1 / (mean of the sum of its squared weights)². What

@@ -24,10 +24,10 @@ from core.errors import (
     RequestRefused,
     UnexpectedAnswer,
 )
-from core.templates.addresses import check_address, host_of, shown
-from core.templates.answers import content_length, reason_of, retry_after, said_in
-from core.templates.connections import Sessions
-from core.templates.soundness import check_fits, looks_like_html
+from core.templates.fetching.addresses import check_address, host_of, shown
+from core.templates.fetching.answers import content_length, reason_of, retry_after, said_in
+from core.templates.fetching.connections import Sessions
+from core.templates.fetching.soundness import check_fits, looks_like_html
 
 if TYPE_CHECKING:
     from core.templates.observer import TemplateObserver

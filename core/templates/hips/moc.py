@@ -15,7 +15,7 @@ from astropy.io.fits.verify import VerifyError
 from astropy_healpix import lonlat_to_healpix
 
 from core.celestial import change_frame
-from core.templates.healpix import FloatArray, IntArray
+from core.templates.hips.healpix import FloatArray, IntArray
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from astropy.wcs import WCS
 
 from core.celestial import from_icrs
 from core.image import MaskBit, MaskImage
-from core.templates.cells import MARGIN, CellImage, shifted
+from core.templates.cells.cell import MARGIN, CellImage, shifted
+from core.templates.cells.sky_places import FloatArray, grid_places, on_image
 from core.templates.index import Frame
-from core.templates.sky_places import FloatArray, grid_places, on_image
 
 _PLACES = 65  # along each axis of a frame
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from astropy_healpix import neighbours
 
-from core.templates.healpix import IntArray, nested_number, tile_key
+from core.templates.hips.healpix import IntArray, nested_number, tile_key
 
 PADDING = 3  # pixels of the neighbours around a tile: what Lanczos-3 reaches
 

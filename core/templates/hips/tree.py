@@ -17,10 +17,10 @@ from core.errors import InputUnavailable, NoTemplate, NotInArchive, UnusableInpu
 from core.fitsfile import open_fits
 from core.image import FloatImage
 from core.templates.cache import CacheKey, FileCache
-from core.templates.fetching import Content, Fetcher
-from core.templates.healpix import nested_number
-from core.templates.hips_properties import HipsProperties
-from core.templates.moc import Moc, read_moc
+from core.templates.fetching.fetcher import Content, Fetcher
+from core.templates.hips.healpix import nested_number
+from core.templates.hips.moc import Moc, read_moc
+from core.templates.hips.properties import HipsProperties
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def tile_path(order: int, number: int) -> str:
 def read_tiles(
     tree: HipsTree, properties: HipsProperties, order: int, keys: Iterable[int], deadline: Deadline
 ) -> dict[int, FloatImage]:
-    """Return the tiles that there are, by key (see `core.templates.healpix`), several at once.
+    """Return the tiles that there are, by key (see `core.templates.hips.healpix`), several at once.
 
     Raises
     ------
