@@ -277,6 +277,7 @@ class _Kept:
 
 
 _COLUMNS = tuple(column.name for column in fields(SourceList))
+_PSF_FACTS = tuple(fact.name for fact in fields(PSFModel) if fact.name != "coefficients")
 
 
 def _write(path: Path, kept: _Kept) -> None:
@@ -294,8 +295,13 @@ def _write(path: Path, kept: _Kept) -> None:
     facts = {
         "template": asdict(kept.facts),
         "notes": kept.notes,
-        "image": {"name": image.name, "notes": image.notes, "facts": asdict(image.facts)},
-        "psf": {key: getattr(psf, key) for key in ("order", "shape", "fwhm", "n_stars")},
+        "image": {
+            "name": image.name,
+            "notes": image.notes,
+            "noise_power": image.noise_power,
+            "facts": asdict(image.facts),
+        },
+        "psf": {name: getattr(psf, name) for name in _PSF_FACTS},
         "projection": {key: getattr(projection, key) for key in ("seeing", "moved", "notes")},
     }
     write_arrays(path, arrays, facts)
@@ -314,12 +320,11 @@ def _read(path: Path, wcs: WCS | None) -> _Kept:
                 mask=arrays["mask"],
                 variance=arrays.get("variance"),
                 wcs=wcs,
-                psf=PSFModel(
-                    arrays["psf"], psf["order"], tuple(psf["shape"]), psf["fwhm"], psf["n_stars"]
-                ),
+                psf=PSFModel(arrays["psf"], **{**psf, "shape": tuple(psf["shape"])}),
                 facts=replace(known, estimated=tuple(known.estimated)),
                 name=image["name"],
                 notes=tuple(image["notes"]),
+                noise_power=image["noise_power"],
             ),
             places=SourceList(**{name: arrays[name] for name in _COLUMNS}),
             seeing=projection["seeing"],
