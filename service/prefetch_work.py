@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from service.work import WorkSettings
 
 logger = logging.getLogger(__name__)
+
+_NICE = 10  # a worker that wants the core gets it
 
 PrefetchResult = Literal["fetched", "none", "unavailable", "refused"]
 
@@ -101,6 +104,7 @@ def make_prefetch_work(settings: WorkSettings) -> PrefetchWork:
     from service.templates import make_templates
 
     logs.configure(settings.log.level, settings.log.format)
+    os.nice(_NICE)
     tally = TemplateTally()
     source = make_templates(
         settings.templates, max_pixels=settings.pipeline.max_pixels, observer=tally

@@ -6,6 +6,7 @@ services serve all tests: one fetches only what an exposure asks for, the other 
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -245,6 +246,13 @@ def test_pointings_are_fetched_for_before_there_is_an_exposure(
     assert_found(night.observe(field, "r", repeat=True), field, "panstarrs")
     assert_found(night.observe(field, "g"), field, "hips")  # some pixels beside the pointing
     assert sky.server.requests == []
+
+
+def test_fetching_ahead_gives_way_to_the_workers(night_ahead: Night) -> None:
+    worker, prefetcher = sorted(
+        os.getpriority(os.PRIO_PROCESS, pid) for pid in night_ahead.service.workers
+    )
+    assert prefetcher == min(worker + 10, 19)
 
 
 def announce(night: Night, pointings: list[dict[str, Any]], done: Callable[[], bool]) -> None:
