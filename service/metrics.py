@@ -121,6 +121,9 @@ class Metrics:
             buckets=_AGES,
             registry=of,
         )
+        self.template_cache_size = Gauge(
+            "skydelta_template_cache_bytes", "Bytes in the template cache.", registry=of
+        )
         self.template_fetched_bytes = Counter(
             "skydelta_template_fetched_bytes", "Bytes that archives sent.", ["host"], registry=of
         )
@@ -173,6 +176,8 @@ class Metrics:
             self.template_cache_age.labels(kind).observe(age)
         for host, size in counts.fetched_bytes.items():
             self.template_fetched_bytes.labels(host).inc(size)
+        if counts.cache_size is not None:
+            self.template_cache_size.set(counts.cache_size)
         for host, seconds in counts.fetch_seconds:
             self.template_fetch_seconds.labels(host).observe(seconds)
 

@@ -23,6 +23,8 @@ class TemplateCounts:
     ages : list of (kind, seconds)
         Of the entries that were hit.
     fetch_seconds : list of (host, seconds)
+    cache_size : int or None
+        Bytes in the cache now; None where nobody looked.
     """
 
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -31,6 +33,7 @@ class TemplateCounts:
     fetched_bytes: Counter[str] = field(default_factory=Counter)
     ages: list[tuple[str, float]] = field(default_factory=list)
     fetch_seconds: list[tuple[str, float]] = field(default_factory=list)
+    cache_size: int | None = None
 
 
 class TemplateTally:
@@ -60,8 +63,9 @@ class TemplateTally:
             if len(self._counts.fetch_seconds) < _MOST_SAMPLES:
                 self._counts.fetch_seconds.append((host, seconds))
 
-    def take(self) -> TemplateCounts:
-        """Return the counts and begin anew."""
+    def take(self, cache_size: int | None = None) -> TemplateCounts:
+        """Return the counts, with what the cache holds now, and begin anew."""
         with self._lock:
             taken, self._counts = self._counts, TemplateCounts()
+        taken.cache_size = cache_size
         return taken

@@ -28,10 +28,18 @@ class TemplateSource:
         Asks all others.
     projected : FileCache or None
         Where projected templates are kept; None where they are not.
+    cache : TemplateCache or None
+        Where anything is kept; None where nothing is.
     """
 
     templates: ChainTemplates
     projected: FileCache | None
+    cache: TemplateCache | None = None
+
+    @property
+    def cache_size(self) -> int | None:
+        """Bytes that are kept; None where nothing is."""
+        return None if self.cache is None else self.cache.size
 
     def warm_up(self) -> None:
         """Compile what only the first template would wait for."""
@@ -58,7 +66,8 @@ def make_templates(
     observer : TemplateObserver, optional
         Hears of requests, the cache and what archives send.
     """
-    cache: FileCache = make_cache(settings, observer) if settings.cache_bytes else NoCache()
+    kept = make_cache(settings, observer) if settings.cache_bytes else None
+    cache: FileCache = kept or NoCache()
     policy = FetchPolicy(
         settings.hosts,
         attempts=settings.attempts,
@@ -93,8 +102,9 @@ def make_templates(
         Link(provider(name), settings.deadline_seconds, bands=settings.bands)
         for name in settings.providers
     ]
-    keep = settings.keep_projected and settings.cache_bytes > 0
-    return TemplateSource(ChainTemplates(links, observer=observer), cache if keep else None)
+    return TemplateSource(
+        ChainTemplates(links, observer=observer), kept if settings.keep_projected else None, kept
+    )
 
 
 def make_cache(

@@ -122,7 +122,7 @@ class ExposureWork:
         alerts = encode_alerts(result, self._packets) if published else []
         seconds = {**result.seconds, "packets": time.perf_counter() - started}
         record = status_record(replace(result, seconds=seconds), alerts=len(alerts))
-        return Processed(record, tuple(alerts), self._tally.take())
+        return Processed(record, tuple(alerts), self._tally.take(self._source.cache_size))
 
 
 def refusal(event: ExposureEvent, error: ExposureError, stage: str) -> Record:

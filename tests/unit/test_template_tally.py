@@ -29,13 +29,14 @@ def test_counts_of_two_workers_add_up() -> None:
         tally.cache("hips-tile", "hit", 1000, age)
         tally.cache("hips-tile", "miss")
         tally.fetched("archive.org", 500, 0.2)
-        metrics.templates(pickle.loads(pickle.dumps(tally.take())))
+        metrics.templates(pickle.loads(pickle.dumps(tally.take(cache_size=int(age)))))
         metrics.templates(tally.take())  # nothing is reported twice
     found = values(metrics)
     assert found["skydelta_template_requests_total", "found", "hips"] == 2
     assert found["skydelta_template_cache_events_total", "hips-tile", "hit"] == 2
     assert found["skydelta_template_cache_event_bytes_total", "hips-tile", "hit"] == 2000
     assert found["skydelta_template_fetched_bytes_total", "archive.org"] == 1000
+    assert found[("skydelta_template_cache_bytes",)] == 7200  # as the last of them saw it
     assert found["skydelta_template_fetch_seconds_count", "archive.org"] == 2
     assert found["skydelta_template_cache_age_seconds_bucket", "60.0", "hips-tile"] == 1
     assert found["skydelta_template_cache_age_seconds_count", "hips-tile"] == 2

@@ -59,6 +59,11 @@ def test_list_shows_sums_entries_and_holes(
     assert "and 2 more" in capsys.readouterr().out
 
 
+def test_the_size_is_known_without_looking(cache: TemplateCache) -> None:
+    assert cache.size == cache.statistics().size > 13_000
+    assert TemplateCache(cache.folder / "none").size == 0
+
+
 def test_an_empty_cache_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,11 @@ class TemplateCache:
         """Describe what is kept, the least recently used first."""
         return entries_of(self.folder)
 
+    @property
+    def size(self) -> int:
+        """Bytes that are kept, from the ledger: no file is looked for."""
+        return self.ledger.total()
+
     def statistics(self) -> CacheStatistics:
         """Count what is kept, by names and sizes."""
         return statistics_of(self.folder)
