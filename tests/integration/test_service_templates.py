@@ -208,19 +208,30 @@ def test_archive_that_is_down_for_a_moment_delivers_later(night: Night, sky: Sky
     assert sky.server.count(f"{long}-image-z") == 3
 
 
+@pytest.mark.parametrize(
+    ("field", "band", "path", "provider"),
+    [("south", "g", "-image-g", "legacysurvey"), ("gap", "i", HIPS2FITS, "hips")],
+)
 def test_redirection_to_a_host_that_is_not_allowed_is_refused(
-    night: Night, sky: SkyArchive
+    night: Night, sky: SkyArchive, field: str, band: str, path: str, provider: str
 ) -> None:
-    refused = night.counted("requests", provider="legacysurvey", result="refused")
+    refused = night.counted("requests", provider=provider, result="refused")
     with ArchiveServer() as elsewhere:
-        sky.server.fault("-image-g", redirect=f"{elsewhere.url}/dr10/image.fits")
-        status = night.observe(sky.south, "g").status
+        sky.server.fault(path, redirect=f"{elsewhere.url}/image.fits")
+        status = night.observe(getattr(sky, field), band).status
+        assert sky.server.count(path) > 0
         assert elsewhere.requests == []
     assert (status["outcome"], status["attempts"]) == ("no_template", 1)
     assert f"{elsewhere.host} is not among those that the settings allow" in status["reason"]
-    assert night.counted("requests", provider="legacysurvey", result="refused") == refused + 1
-    # It was the archive's fault, so nothing of it is remembered.
-    sky.server.mend()
+    assert night.counted("requests", provider=provider, result="refused") == refused + 1
+
+
+def test_what_was_refused_is_not_remembered(night: Night, sky: SkyArchive) -> None:
+    """It was the archive's fault, and may be mended."""
+    first = sky.south_bricks[0].name
+    fault = sky.server.fault(f"{first}-image-g", redirect="file:///etc/passwd", times=1)
+    night.observe(sky.south, "g")
+    assert fault.times == 0
     assert_found(night.observe(sky.south, "g"), sky.south, "legacysurvey")
 
 
