@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,8 @@ from core.templates.cells.bricks import Brick, brick_at
 from tests.archive.server import ERROR_PAGE, Answer, ArchiveServer, Request
 from tests.archive.star_sky import StarSky
 
+# Two threads that encode HCOMPRESS at a time spoil each other's bits.
+_ENCODING = threading.Lock()
 _PATH = re.compile(
     r"^/(?P<region>dr\d+/(?:north|south))/coadd/(?P<folder>\d{3})/(?P<brick>\d{4}[pm]\d{3})/"
     r"legacysurvey-(?P=brick)-(?P<what>image|invvar|maskbits)(?:-(?P<band>[griz]))?\.fits\.fz$"
@@ -63,16 +66,20 @@ class LegacySurveyPlay:
         server.route("/dr", self._file)
 
     def _file(self, request: Request) -> Answer:
-        if request.path not in self._files:
-            match = _PATH.match(request.path)
-            if match and match["folder"] == match["brick"][:3]:
-                for brick in self.bricks.get(match["region"], []):
-                    if brick.name == match["brick"]:
-                        self._files[request.path] = self._plane(
-                            brick, match["what"], match["band"], match["region"]
-                        )
+        with _ENCODING:
+            if request.path not in self._files:
+                self._make(request.path)
         body = self._files.get(request.path)
         return Answer(ERROR_PAGE, 404, "text/html") if body is None else Answer(body)
+
+    def _make(self, path: str) -> None:
+        match = _PATH.match(path)
+        if match and match["folder"] == match["brick"][:3]:
+            for brick in self.bricks.get(match["region"], []):
+                if brick.name == match["brick"]:
+                    self._files[path] = self._plane(
+                        brick, match["what"], match["band"], match["region"]
+                    )
 
     def wcs(self, brick: Brick) -> WCS:
         """The tangent plane of a brick."""
