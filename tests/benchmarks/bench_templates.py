@@ -258,8 +258,8 @@ def surveys(plan: Plan, providers: Sequence[str], threads: int, progress: Consol
             for visit, spent in visits:
                 if visit == "kept" and spent.kept < spent.exposures:
                     progress.print(f"{provider}: only {spent.kept} projected templates were kept")
-                progress.print(f"{provider} {visit}: {spent.wall:.1f} s, {spent.cpu:.1f} s of CPU")
                 table.add_row(provider, visit, *spent.row())
+                progress.print(provider, visit, *spent.row())
     return table
 
 
