@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from core.image import FloatImage
 from core.polynomials import terms
+from core.psf_error import StarFit, flux_error
 from core.psf_variation import excess_size, fit_variation, shape_modes
 from core.stars import SourceList
 
@@ -39,6 +40,9 @@ class PSFModel:
         Median full width at half maximum, pixels.
     n_stars : int
         Stars that it was measured from; 0 for an analytic one.
+    flux_error : float
+        Relative error of fluxes fitted with it, 1 sigma, as the stars that it was measured from
+        show it (`core.psf_error`); 0 for an analytic one, of which nothing is known.
     """
 
     coefficients: npt.NDArray[np.float32]
@@ -46,6 +50,7 @@ class PSFModel:
     shape: tuple[int, int]
     fwhm: float
     n_stars: int = 0
+    flux_error: float = 0.0
 
     @property
     def size(self) -> int:
@@ -65,10 +70,8 @@ class PSFModel:
         cut = self.size // 2 - half
         if cut <= 0:
             return self
-        return PSFModel(
-            np.ascontiguousarray(self.coefficients[:, cut:-cut, cut:-cut]),
-            self.order, self.shape, self.fwhm, self.n_stars,
-        )  # fmt: skip
+        stamps = np.ascontiguousarray(self.coefficients[:, cut:-cut, cut:-cut])
+        return replace(self, coefficients=stamps)
 
 
 def shifted(stamp: npt.NDArray[np.floating], dx: float, dy: float) -> npt.NDArray[np.float64]:
@@ -170,7 +173,18 @@ def measure_psf(
     mean = planes[0] / total
     share = mean / mean.sum()
     normalised = np.stack([mean] + [(p - p.sum() * share) / total for p in planes[1:]])
-    return PSFModel(normalised.astype(np.float32), order, shape, fwhm_of(mean), int(keep.sum()))
+    model = basis @ coefficients
+    stars_fit = StarFit(basis, model, stamps - model, weight, keep)
+    error = flux_error(stars_fit, mean.ravel(), _window(half).ravel(), _places(order, shape))
+    return PSFModel(
+        normalised.astype(np.float32), order, shape, fwhm_of(mean), int(keep.sum()), error
+    )
+
+
+def _places(order: int, shape: tuple[int, int]) -> Float64:
+    """Return the polynomial terms on a grid of places over the frame."""
+    y, x = np.mgrid[0:1:7j, 0:1:7j].reshape(2, -1)
+    return terms(order, x * (shape[1] - 1), y * (shape[0] - 1), shape)
 
 
 def _star_stamps(
@@ -326,8 +340,12 @@ def _tapered(planes: npt.NDArray[np.float64], half: int, wing: float) -> npt.NDA
     ring = radius > _ring_from(half)
     pedestal = np.array([np.median(plane[ring]) for plane in planes])
     pedestal[0] -= wing
-    window = np.clip((half + 0.5 - radius) / 2.0, 0, 1)
-    return (planes - pedestal[:, None, None]) * window
+    return (planes - pedestal[:, None, None]) * _window(half)
+
+
+def _window(half: int) -> Float64:
+    """Return the taper: 1 in the stamp, and 0 from its rim on."""
+    return np.clip((half + 0.5 - _radius(half)) / 2.0, 0, 1)
 
 
 def fwhm_of(stamp: npt.NDArray[np.floating]) -> float:

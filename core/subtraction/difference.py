@@ -44,6 +44,10 @@ class SubtractionQuality:
         Error of the matching relative to the flux, measured on the brightest stars and included
         in the noise; ``star_chi2`` is what it was without it. Twice the error of the flux scale
         where that is larger: few stars tell little.
+    psf_error : float
+        Error that the PSF brings into all fluxes of new sources, relative, 1 sigma
+        (`core.psf_error`). Sources are none the less real, and their flux errors hold it
+        (`core.photometry.fit_point_source`).
     """
 
     engine: str
@@ -60,6 +64,7 @@ class SubtractionQuality:
     convolved: str
     seconds: float
     model_error: float = 0.0
+    psf_error: float = 0.0
 
 
 @dataclass(frozen=True)

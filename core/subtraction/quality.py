@@ -34,6 +34,8 @@ class EngineFacts:
         `time.perf_counter` at the start.
     flux_error : float
         Error of the flux scale that the engine's fit knows of, relative, 1 sigma.
+    psf_error : float
+        Error that the PSF brings into the fluxes of new sources, relative, 1 sigma.
     """
 
     engine: str
@@ -44,6 +46,7 @@ class EngineFacts:
     convolved: str
     started: float
     flux_error: float = 0.0
+    psf_error: float = 0.0
 
 
 def quality_of(
@@ -77,4 +80,5 @@ def quality_of(
         convolved=facts.convolved,
         seconds=time.perf_counter() - facts.started,
         model_error=max(planes.model_error, 2.0 * facts.flux_error),
+        psf_error=facts.psf_error,
     )

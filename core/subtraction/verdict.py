@@ -19,6 +19,9 @@ class QualityLimits:
         Highest mean of scaled² in star footprints, before the measured model error.
     model_error : float
         Highest error of the matching relative to the flux.
+    psf_error : float
+        Highest relative error of fluxes that the PSF brings in: beyond it the filter that sources
+        are found with is of another shape than they are.
     sky_chi2 : tuple of float
         Lowest and highest robust variance of the scaled difference on blank sky.
     sky_mean : float
@@ -38,6 +41,7 @@ class QualityLimits:
 
     star_chi2: float = 2.0
     model_error: float = 0.03
+    psf_error: float = 0.25
     sky_chi2: tuple[float, float] = (0.6, 1.5)
     sky_mean: float = 0.3
     kernel_sum_spread: float = 0.25
@@ -53,6 +57,11 @@ def judge(quality: SubtractionQuality, limits: QualityLimits) -> list[str]:
         problems.append(
             f"the matching is wrong by {100 * quality.model_error:.2g} % of the flux, above "
             f"{100 * limits.model_error:g} %"
+        )
+    if quality.psf_error > limits.psf_error:
+        problems.append(
+            f"the PSF may be wrong by {100 * quality.psf_error:.2g} % of the flux, above "
+            f"{100 * limits.psf_error:g} %"
         )
     low, high = limits.sky_chi2
     if not low <= quality.sky_chi2 <= high:

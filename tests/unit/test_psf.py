@@ -1,5 +1,7 @@
 """The PSF model against PSFs that are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -159,9 +161,10 @@ def test_no_more_stars_than_needed_are_read():
 
 
 def test_cropping_keeps_the_core():
-    psf = gaussian_psf(3.0, SHAPE)
+    psf = replace(gaussian_psf(3.0, SHAPE), n_stars=7, flux_error=0.01)
     small = psf.cropped(4)
     assert small.size == 9
+    assert (small.n_stars, small.flux_error) == (7, 0.01)
     np.testing.assert_array_equal(small.at(5, 5), inner(psf.at(5, 5), 4))
     assert psf.cropped(50) is psf
 
@@ -213,3 +216,38 @@ def test_stars_on_galaxies_do_not_make_the_psf_wide():
     total = np.where(hosts, 1.25, 1) * flux
     psf = measure_psf(observed(light), RMS, CLEAR, star_list(x, y, total), 3.6)
     assert abs(flux_errors(psf, true).mean()) < 0.01
+
+
+def scattered(seed, stars, *, variation=0.1, hosts=0.0):
+    """Stars of S/N 20 to some hundreds at random places, some on galaxies: (light, PSF, list)."""
+    rng = np.random.default_rng(seed)
+    true = SimulatedPSF.draw(rng, SHAPE, 3.4, variation, 0.03, "moffat")
+    x, y = rng.permutation(np.column_stack(grid_of_places(SHAPE, 26, rng)))[:stars].T
+    flux = 1500.0 * rng.uniform(0.01, 1, stars) ** -0.8
+    light = np.zeros(SHAPE)
+    add_stars(light, true, x, y, flux)
+    on = rng.uniform(size=stars) < hosts
+    add_gaussians(light, x[on], y[on], rng.uniform(0.1, 0.5, on.sum()) * flux[on], 6.5)
+    return light, true, star_list(x, y, flux)
+
+
+@pytest.mark.parametrize(
+    ("stars", "hosts"),
+    [(6, 0.0), (10, 0.0), (20, 0.0), (45, 0.0), (45, 0.3), (150, 0.0)],
+)
+def test_the_error_that_it_states_is_the_one_that_it_has(stars, hosts):
+    made, stated = [], []
+    for seed in range(8):
+        light, true, chosen = scattered(seed, stars, hosts=hosts)
+        psf = measure_psf(observed(light, seed), RMS, CLEAR, chosen, 3.6)
+        made.append(np.sqrt(np.mean(flux_errors(psf, true) ** 2)))
+        stated.append(psf.flux_error)
+    ratio = np.sqrt(np.mean(np.square(stated)) / np.mean(np.square(made)))
+    assert 1 / 1.5 < ratio < 1.5, (stated, made)
+
+
+def test_error_of_a_rich_field_is_small_and_of_an_analytic_psf_unknown():
+    light, _, chosen = scattered(1, 280)
+    bright = replace(chosen, flux=30 * chosen.flux)
+    assert measure_psf(observed(30 * light), RMS, CLEAR, bright, 3.6).flux_error < 0.003
+    assert gaussian_psf(3.0, SHAPE).flux_error == 0

@@ -97,6 +97,8 @@ def test_blurrier_template_convolves_the_science_image(seeing):
     assert quality.convolved == ("science" if seeing[1] > 1.1 * seeing[0] else quality.convolved)
     assert quality.kernel_sum == pytest.approx(truth.flux_scale, rel=0.01)
     assert quality.sky_chi2 == pytest.approx(1.0, abs=0.04)
+    measured = pair.template if quality.convolved == "science" else pair.science
+    assert quality.psf_error == measured.psf.flux_error > 0
     # the flux of what is only in the science image keeps its scale
     for row in truth.transients:
         y, x = round(row["y"]), round(row["x"])

@@ -18,6 +18,7 @@ def test_a_perfect_subtraction_is_trusted():
     [
         ("star_chi2", 1.99, 3.1, "chi² on the stars is 3.1, above 2"),
         ("model_error", 0.0299, 0.0471, "the matching is wrong by 4.7 % of the flux, above 3 %"),
+        ("psf_error", 0.24, 0.42, "the PSF may be wrong by 42 % of the flux, above 25 %"),
         ("sky_chi2", 1.49, 1.75, "variance of the scaled sky is 1.75, outside 0.6 to 1.5"),
         ("sky_chi2", 0.61, 0.5, "variance of the scaled sky is 0.5, outside 0.6 to 1.5"),
         ("sky_mean", 0.29, 0.31, "the sky is off by 0.31 sigma"),

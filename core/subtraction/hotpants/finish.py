@@ -81,9 +81,11 @@ def finish(
     residual -= fit_residual_background(residual, variance, mask, order)
     residual[~planes.valid] = 0
     finished = assemble(residual, variance, signal, mask, pair)
+    psf = _psf(pair, science_convolved)
     facts = EngineFacts(
         "hotpants", sums, planes.stamps_used, planes.stamps_skipped, (2 * half + 1, 2 * half + 1),
         "science" if science_convolved else "template", started,
+        psf_error=psf.flux_error,
     )  # fmt: skip
     quality = quality_of(pair, facts, finished, signal, mask)
     convolved = pair.science.data - finished.data
@@ -92,8 +94,7 @@ def finish(
     return Difference(
         data=finished.data, noise=finished.noise, scaled=finished.scaled,
         convolved=np.ascontiguousarray(convolved, dtype=np.float32), mask=mask,
-        psf=_psf(pair, science_convolved),
-        kernel=HotpantsResult(kernel, planes.header, planes.valid), quality=quality,
+        psf=psf, kernel=HotpantsResult(kernel, planes.header, planes.valid), quality=quality,
         gain=own_gain, correlation=_correlation(pair, kernel, mask, science_convolved),
     )  # fmt: skip
 

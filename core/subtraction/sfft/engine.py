@@ -223,9 +223,10 @@ def _apply(
         matched = (fit.target - np.float32(fit.target_level)) * scale
     planes = assemble(data, variance, matched, mask, pair)
     subtract_local_sky(planes.data, planes.noise, planes.scaled, mask)
+    psf = _difference_psf(pair, science_convolved)
     facts = EngineFacts(
         "sfft", kernel_sum, result.stamps_used, result.stamps_clipped, fit.kernel_shape,
-        result.convolved, started, fit.flux_error,
+        result.convolved, started, fit.flux_error, psf.flux_error,
     )  # fmt: skip
     quality = quality_of(pair, facts, planes, matched, mask)
     if science_convolved:
@@ -240,7 +241,7 @@ def _apply(
         scaled=planes.scaled,
         convolved=convolved,
         mask=mask,
-        psf=_difference_psf(pair, science_convolved),
+        psf=psf,
         kernel=result,
         quality=quality,
         gain=own_gain,

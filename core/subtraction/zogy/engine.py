@@ -314,6 +314,7 @@ def _finish(
     facts = EngineFacts(
         "zogy", _scales(matching), matching.stars_used, matching.stars_clipped,
         (science.psf.size, science.psf.size), "both", started, matching.scale_error,
+        science.psf.flux_error,
     )  # fmt: skip
     error = max(finished.model_error, matched.error, settings.psf_error)
     judged = replace(finished, model_error=error)
