@@ -3,7 +3,7 @@
 **Flux.** Pixels hold flux: a target pixel that covers ``J`` source pixels holds ``J`` times the
 interpolated value, ``J`` being the local Jacobian of the mapping. (``flux="surface_brightness"``
 leaves the values alone.) The six weights of each axis are corrected so that a flat sky stays flat,
-a slope a slope and the flux of a star its flux (see `lanczos_weights`). Where a target pixel is
+a slope a slope and the flux of a star its flux (see `core.lanczos`). Where a target pixel is
 coarser than 1.25 source pixels, the mean of several samples within it is taken, as a detector would
 do: point samples would skip flux and let noise alias.
 
@@ -32,6 +32,7 @@ from numba import njit
 
 from core.errors import UnusableInput
 from core.image import ExposureFacts, FloatImage, Image, MaskBit, MaskImage
+from core.lanczos import lanczos_table, row_weights, window_sum
 from core.pixel_mapping import (
     FloatArray,
     GridMapping,
@@ -42,7 +43,6 @@ from core.pixel_mapping import (
 
 FluxUnit = Literal["pixel", "surface_brightness"]
 
-_TABLE_STEPS = 1024
 _ROWS = 32  # target rows at a time: their coordinates stay in the cache
 _COARSE = 1.25  # source pixels per target pixel, from which on several samples are averaged
 _MOST_SAMPLES = 64
@@ -186,51 +186,6 @@ def resample_onto(
         psf=None,
         facts=_scaled(image.facts, scale, flux),
     )
-
-
-def lanczos_weights(fraction: FloatArray) -> FloatArray:
-    """Return the six Lanczos-3 weights of points between two pixels, moments corrected.
-
-    Parameters
-    ----------
-    fraction : ndarray of float64, shape (n,)
-        How far the point lies behind the third of its six pixels, 0 to 1.
-
-    Returns
-    -------
-    ndarray of float64, shape (n, 6)
-        A cubic polynomial is reproduced exactly: the weights sum to one and their moments of first
-        to third order vanish. The correction is the smallest one relative to the weights. Weights
-        that are only divided by their sum make ripples of up to 0.7 % in the fluxes of stars where
-        the scales of the grids differ by a few per cent.
-    """
-    distance = np.asarray(fraction)[:, None] - np.arange(-2, 4)[None, :]
-    weights = np.sinc(distance) * np.sinc(distance / 3)
-    weights[np.abs(distance) >= 3] = 0
-    room = np.abs(weights)
-    power = np.arange(4)
-    moments = distance[:, None, :] ** power[None, :, None]
-    missing = (power == 0) - np.einsum("kpt,kt->kp", moments, weights)
-    normal = np.einsum("kpt,kqt,kt->kpq", moments, moments, room)
-    whole = room.max(axis=1) > 1 - 1e-12  # the point lies on a pixel, and that is all it needs
-    normal[whole] = np.eye(4)
-    missing[whole] = 0
-    correction = np.linalg.solve(normal, missing[..., None])[..., 0]
-    return weights + room * np.einsum("kp,kpt->kt", correction, moments)
-
-
-def lanczos_table(steps: int = _TABLE_STEPS) -> npt.NDArray[np.float32]:
-    """Return the weights for ``steps + 1`` fractions from 0 to 1.
-
-    Between the rows the weights are interpolated linearly, with an error below ``2 / steps²``.
-
-    Returns
-    -------
-    ndarray of float32, shape (steps + 1, 6)
-    """
-    weights = lanczos_weights(np.arange(steps + 1) / steps)
-    weights[0], weights[-1] = (0, 0, 1, 0, 0, 0), (0, 0, 0, 1, 0, 0)
-    return weights.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -466,32 +421,15 @@ def _sample(  # type: ignore[no-untyped-def]
             fy = (sy - iy) * steps
             kx = min(int(fx), steps - 1)
             ky = min(int(fy), steps - 1)
-            tx = np.float32(fx - kx)
             ty = np.float32(fy - ky)
-            a = np.uint64(6 * kx)
             b = np.uint64(6 * ky)
-            wx0 = taps[a] + tx * (taps[a + np.uint64(6)] - taps[a])
-            wx1 = taps[a + np.uint64(1)] + tx * (taps[a + np.uint64(7)] - taps[a + np.uint64(1)])
-            wx2 = taps[a + np.uint64(2)] + tx * (taps[a + np.uint64(8)] - taps[a + np.uint64(2)])
-            wx3 = taps[a + np.uint64(3)] + tx * (taps[a + np.uint64(9)] - taps[a + np.uint64(3)])
-            wx4 = taps[a + np.uint64(4)] + tx * (taps[a + np.uint64(10)] - taps[a + np.uint64(4)])
-            wx5 = taps[a + np.uint64(5)] + tx * (taps[a + np.uint64(11)] - taps[a + np.uint64(5)])
+            wx = row_weights(taps, np.uint64(6 * kx), np.float32(fx - kx))
             if 2 <= ix < nx - 3 and 2 <= iy < ny - 3 and touched[iy, ix] == 0:
                 p = np.uint64((iy - 2) * nx + ix - 2)
-                total = np.float32(0.0)
-                for j in range(6):
-                    w = taps[b + np.uint64(j)]
-                    w += ty * (taps[b + np.uint64(6 + j)] - w)
-                    total += w * (
-                        (wx0 * flat[p] + wx1 * flat[p + np.uint64(1)])
-                        + (wx2 * flat[p + np.uint64(2)] + wx3 * flat[p + np.uint64(3)])
-                        + (wx4 * flat[p + np.uint64(4)] + wx5 * flat[p + np.uint64(5)])
-                    )
-                    p += width
+                total = window_sum(flat, p, width, wx, taps, b, ty)
                 out_data[r, c] = factor * total
                 out_mask[r, c] = 0
             else:
-                wx = (wx0, wx1, wx2, wx3, wx4, wx5)
                 total = np.float32(0.0)
                 weight = np.float32(0.0)
                 lost = np.float32(0.0)

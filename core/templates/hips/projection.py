@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from core.image import FloatImage, MaskBit, MaskImage
-from core.resample import lanczos_table
+from core.lanczos import lanczos_table, row_weights, window_sum
 from core.tangent import FloatArray, TangentGrid
 from core.templates.hips.healpix import IntArray, face_position, positions_along
 from core.templates.hips.stack import TileStack
@@ -183,30 +183,14 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
             sy = (py - iy) * steps
             kx = min(int(sx), steps - 1)
             ky = min(int(sy), steps - 1)
-            ax = np.float32(sx - kx)
             ay = np.float32(sy - ky)
-            a = np.uint64(6 * kx)
             b = np.uint64(6 * ky)
-            wx0 = taps[a] + ax * (taps[a + np.uint64(6)] - taps[a])
-            wx1 = taps[a + np.uint64(1)] + ax * (taps[a + np.uint64(7)] - taps[a + np.uint64(1)])
-            wx2 = taps[a + np.uint64(2)] + ax * (taps[a + np.uint64(8)] - taps[a + np.uint64(2)])
-            wx3 = taps[a + np.uint64(3)] + ax * (taps[a + np.uint64(9)] - taps[a + np.uint64(3)])
-            wx4 = taps[a + np.uint64(4)] + ax * (taps[a + np.uint64(10)] - taps[a + np.uint64(4)])
-            wx5 = taps[a + np.uint64(5)] + ax * (taps[a + np.uint64(11)] - taps[a + np.uint64(5)])
+            wx = row_weights(taps, np.uint64(6 * kx), np.float32(sx - kx))
             # Pixel i of the tile is pixel i + 3 of the padded one; the window begins at i - 2.
             qx = ix + 1
             qy = iy + 1
-            total = np.float32(0.0)
-            at = np.uint64((slot * padded + qy) * padded + qx)
-            for j in range(6):
-                w = taps[b + np.uint64(j)]
-                w += ay * (taps[b + np.uint64(6 + j)] - w)
-                total += w * (
-                    (wx0 * flat[at] + wx1 * flat[at + np.uint64(1)])
-                    + (wx2 * flat[at + np.uint64(2)] + wx3 * flat[at + np.uint64(3)])
-                    + (wx4 * flat[at + np.uint64(4)] + wx5 * flat[at + np.uint64(5)])
-                )
-                at += np.uint64(padded)
+            first = np.uint64((slot * padded + qy) * padded + qx)
+            total = window_sum(flat, first, np.uint64(padded), wx, taps, b, ay)
             flags = 0
             if saturates:
                 for j in range(1, 5):
@@ -218,7 +202,6 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
                 weight = np.float32(0.0)
                 lost = np.float32(0.0)
                 everything = np.float32(0.0)
-                wx = (wx0, wx1, wx2, wx3, wx4, wx5)
                 for j in range(6):
                     w = taps[b + np.uint64(j)]
                     w += ay * (taps[b + np.uint64(6 + j)] - w)
