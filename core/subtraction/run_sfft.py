@@ -76,8 +76,11 @@ def run_sfft(
         Electrons per ADU.
     kernel_shape : tuple of int or None
         (ky, kx), odd. None chooses from both seeings, as the pipeline does: the documented 7x7
-        cannot turn a 3 pixel seeing into a 6 pixel one, and no kernel reaches the wings of stars
-        beyond its rim (`core.subtraction.sfft.kernel_choice`).
+        cannot turn a 3 pixel seeing into a 6 pixel one. What the wings of stars lack beyond the
+        rim of a kernel is measured on the brightest of them and taken away
+        (`core.subtraction.sfft.kernel_wings`); rings remain round stars that are saturated in the
+        template, in frames with fewer than 8 bright stars, and where the kernel is too small for
+        its own core.
     kernel_poly_order, bg_poly_order, flux_poly_order : int
         Polynomial orders of kernel, differential background and flux scale. They are lowered
         where there are too few stars to hold them.
@@ -185,8 +188,9 @@ def _warn_of_a_small_kernel(shape: tuple[int, int] | None, pair: Pair) -> None:
     needed = choose_kernel_shape(*sorted((pair.template_fwhm, pair.science_fwhm)))
     if shape is not None and min(shape) < 0.55 * needed[0]:
         log.warning(
-            "a kernel of %dx%d pixels is small for seeing of %.1f and %.1f pixels: expect rings "
-            "around bright stars; kernel_shape=None chooses %dx%d",
+            "a kernel of %dx%d pixels is small for seeing of %.1f and %.1f pixels: what it lacks "
+            "is measured on bright stars, but rings may remain around saturated ones and where "
+            "there are few; kernel_shape=None chooses %dx%d",
             *shape, pair.science_fwhm, pair.template_fwhm, *needed,
         )  # fmt: skip
 
