@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +70,11 @@ class PSFModel:
         cut = self.size // 2 - half
         if cut <= 0:
             return self
-        stamps = np.ascontiguousarray(self.coefficients[:, cut:-cut, cut:-cut])
-        return replace(self, coefficients=stamps)
+        # never of a subclass: what that knows of the whole stamp is not so of a part
+        return PSFModel(
+            np.ascontiguousarray(self.coefficients[:, cut:-cut, cut:-cut]),
+            self.order, self.shape, self.fwhm, self.n_stars, self.flux_error,
+        )  # fmt: skip
 
 
 def shifted(stamp: npt.NDArray[np.floating], dx: float, dy: float) -> npt.NDArray[np.float64]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.psf import MAX_STARS, fwhm_of, gaussian_psf, measure_psf, shifted, stamp_half
+from core.psf import MAX_STARS, PSFModel, fwhm_of, gaussian_psf, measure_psf, shifted, stamp_half
 from core.simulate import SimulatedPSF, add_stars
 from core.stars import SourceList
 from tests.unit.made_frames import add_gaussians, grid_of_places
@@ -167,6 +167,14 @@ def test_cropping_keeps_the_core():
     assert (small.n_stars, small.flux_error) == (7, 0.01)
     np.testing.assert_array_equal(small.at(5, 5), inner(psf.at(5, 5), 4))
     assert psf.cropped(50) is psf
+
+
+def test_what_a_subclass_knows_of_the_whole_stamp_is_not_kept_of_a_part():
+    class Knowing(PSFModel):
+        pass
+
+    whole = Knowing(gaussian_psf(3.0, SHAPE).coefficients, 0, SHAPE, 3.0)
+    assert type(whole.cropped(4)) is PSFModel
 
 
 @pytest.mark.parametrize("beta", [2.6, 3.5])

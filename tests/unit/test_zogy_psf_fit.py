@@ -58,6 +58,8 @@ def test_shape_and_sum_are_those_of_the_stars(beta):
     assert outside > 0.001
     assert 1 - stamp.sum() == pytest.approx(outside, abs=0.003)
     assert psf.n_stars >= 35
+    assert psf.noise > 0  # is known, and no error of fluxes is taken for it
+    assert psf.flux_error == 0
 
 
 def test_neighbours_and_bad_pixels_do_not_enter():

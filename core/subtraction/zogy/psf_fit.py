@@ -183,7 +183,7 @@ def fit_psf(
         _fit_pixels(boxes, fit, centred, weight)
     n = int(fit.kept.sum())
     planes = fit.planes.astype(np.float32)
-    return FittedPSF(planes, order, shape, fwhm_of(fit.planes[0]), n, fit.noise)
+    return FittedPSF(planes, order, shape, fwhm_of(fit.planes[0]), n, noise=fit.noise)
 
 
 def _radius(half: int) -> Float64:
