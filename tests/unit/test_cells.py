@@ -225,6 +225,16 @@ def test_neighbours_ask_at_the_same_places():
     assert len(one & two) > 0.6 * len(one)
 
 
+@pytest.mark.parametrize("dec", [0.0, -30.0, 60.0, 89.5])
+def test_a_pointing_that_is_repeated_asks_nothing_new(dec):
+    """It never comes back to the very same place, but to within a few arcseconds."""
+    lists = [lattice_places(frame(40.0 + 1e-3 * k, dec + 7e-4 * k), 0.2) for k in range(4)]
+    asked = set(zip(*lists[0], strict=True))
+    new = [len(set(zip(*places, strict=True)) - asked) for places in lists[1:]]
+    assert len(asked) >= 8
+    assert sum(new) <= 3  # where it was 12, the corners of three exposures
+
+
 def test_thinned_places_stand_for_all():
     here = frame(0.0, 80.0)
     ra, dec = grid_places(here, 40)

@@ -12,6 +12,8 @@ from core.templates.index import Frame
 FloatArray = npt.NDArray[np.float64]
 Places = tuple[FloatArray, FloatArray]
 
+_FINER = 8  # how much finer the lattice is that corners are moved to
+
 
 def grid_places(frame: Frame, number: int) -> Places:
     """Return ICRS positions of ``number``² places from edge to edge of a frame, in degrees.
@@ -28,9 +30,10 @@ def grid_places(frame: Frame, number: int) -> Places:
 
 
 def lattice_places(frame: Frame, spacing: float) -> Places:
-    """Return the places of a fixed lattice on the sky that lie on a frame, and the frame's corners.
+    """Return the places of a fixed lattice on the sky that lie on a frame, and some at its corners.
 
-    The lattice is the same for all frames, so that neighbouring exposures ask the same questions.
+    The lattice is the same for all frames, so that neighbouring exposures ask the same questions;
+    the corners are those of a finer one, so that exposures a few arcseconds apart do.
 
     Parameters
     ----------
@@ -39,20 +42,47 @@ def lattice_places(frame: Frame, spacing: float) -> Places:
         Degrees between neighbours, at most.
     """
     _, dec0 = frame.position
+    ra, dec = _lattice(dec0 - frame.radius, dec0 + frame.radius, spacing)
+    on = _on_frame(frame, ra, dec)
+    corners = [
+        _near(frame, *corner, spacing / _FINER)
+        for corner in zip(*grid_places(frame, 2), strict=True)
+    ]
+    corner_ra, corner_dec = np.array(corners, dtype=np.float64).reshape(-1, 2).T
+    return np.concatenate([ra[on], corner_ra]), np.concatenate([dec[on], corner_dec])
+
+
+def _lattice(south: float, north: float, spacing: float) -> Places:
+    """Return the places of the lattice in a belt of the sky, a little beyond its edges too."""
     ra_all, dec_all = [], []
     rows = range(
-        max(int(np.floor((dec0 - frame.radius) / spacing)), int(np.ceil(-90 / spacing))),
-        min(int(np.ceil((dec0 + frame.radius) / spacing)), int(np.floor(90 / spacing))) + 1,
+        max(int(np.floor(south / spacing)), int(np.ceil(-90 / spacing))),
+        min(int(np.ceil(north / spacing)), int(np.floor(90 / spacing))) + 1,
     )
     for row in rows:
-        number = max(1, int(np.ceil(360 * np.cos(np.radians(row * spacing)) / spacing)))
+        number = _number_in(row * spacing, spacing)
         ra_all.append(np.arange(number) * (360.0 / number))
         dec_all.append(np.full(number, row * spacing))
-    ra: FloatArray = np.concatenate(ra_all)
-    dec: FloatArray = np.concatenate(dec_all)
-    on = _on_frame(frame, ra, dec)
-    corner_ra, corner_dec = grid_places(frame, 2)
-    return np.concatenate([ra[on], corner_ra]), np.concatenate([dec[on], corner_dec])
+    return np.concatenate(ra_all), np.concatenate(dec_all)
+
+
+def _number_in(dec: float, spacing: float) -> int:
+    return max(1, int(np.ceil(360 * np.cos(np.radians(dec)) / spacing)))
+
+
+def _near(frame: Frame, ra: float, dec: float, spacing: float) -> tuple[float, float]:
+    """Return the place of a lattice on the frame that is nearest to one; itself if none is."""
+    places = []
+    for row in range(round(dec / spacing) - 1, round(dec / spacing) + 2):
+        if abs(row * spacing) <= 90:
+            step = 360.0 / _number_in(row * spacing, spacing)
+            columns = round(ra / step) + np.arange(-1, 2)
+            places += [(column * step % 360, row * spacing) for column in columns]
+    near_ra, near_dec = np.array(places).T
+    closeness = _vectors(near_ra, near_dec) @ _vectors(np.array([ra]), np.array([dec]))[0]
+    closeness[~_on_frame(frame, near_ra, near_dec)] = -1
+    best = int(np.argmax(closeness))
+    return (ra, dec) if closeness[best] < 0 else (float(near_ra[best]), float(near_dec[best]))
 
 
 def on_image(
