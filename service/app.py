@@ -97,7 +97,7 @@ class Service:
                 publisher=publisher,
                 pool=pool,
                 metrics=self._metrics,
-                expect=prefetcher.expect if prefetcher else None,
+                ahead=prefetcher,
             )
             stream.subscribe()
             logger.info(

@@ -80,6 +80,12 @@ class Prefetcher:
             if self._is_new("exposure", event.exposure_id):
                 self._exposures.append(event)
 
+    def begun(self, exposure_id: str) -> None:
+        """Forget an exposure that a worker has now: it fetches for itself."""
+        kept = [event for event in self._exposures if event.exposure_id != exposure_id]
+        if len(kept) < len(self._exposures):
+            self._exposures = deque(kept, maxlen=_MOST_WAITING)
+
     def turn(self) -> None:
         """Read pointings, collect what was fetched, and hand out the next."""
         if self._given_up:

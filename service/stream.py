@@ -17,9 +17,10 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -44,6 +45,18 @@ _ABORT_RETRY_MOST = 30.0
 _CRASHES_FORGIVEN = 1
 
 
+class FetchesAhead(Protocol):
+    """Whoever fetches templates before they are needed; see `service.prefetching.Prefetcher`."""
+
+    def expect(self, events: Iterable[ExposureEvent]) -> None:
+        """Note exposures that wait."""
+        ...
+
+    def begun(self, exposure_id: str) -> None:
+        """Forget one that waits no more."""
+        ...
+
+
 class Stream:
     """The service loop. All of it runs in one thread.
 
@@ -57,8 +70,8 @@ class Stream:
         Where it is counted.
     lookup : callable, optional
         Schema of a registry id, see `service.events.decode`.
-    expect : callable, optional
-        Told of every exposure that has to wait for a worker, once.
+    ahead : FetchesAhead, optional
+        Told of every exposure that has to wait for a worker, once, and when one gets it.
     """
 
     def __init__(
@@ -70,10 +83,10 @@ class Stream:
         pool: WorkerPool,
         metrics: Metrics,
         lookup: SchemaLookup | None = None,
-        expect: Callable[[Iterable[ExposureEvent]], None] | None = None,
+        ahead: FetchesAhead | None = None,
     ) -> None:
         self._settings = settings
-        self._expect = expect
+        self._ahead = ahead
         self._consumer = consumer
         self._publisher = publisher
         self._pool = pool
@@ -329,9 +342,11 @@ class Stream:
                 job.attempts += 1
                 self._working[job.task_id] = job
                 self._pool.submit(job.task_id, job.event, self._settings.workers.deadline_seconds)
+                if self._ahead is not None:
+                    self._ahead.begun(job.exposure_id)
 
     def _tell_of_waiting(self) -> None:
-        if self._expect is None:
+        if self._ahead is None:
             return
         waiting: list[ExposureEvent] = []
         for lane in self._lanes:
@@ -346,7 +361,7 @@ class Stream:
                     with suppress(UnreadableEvent):  # its own turn will say so
                         waiting.append(self._decode(delivery))
         if waiting:
-            self._expect(waiting)
+            self._ahead.expect(waiting)
 
     # 5. pause and resume ----------------------------------------------------------------------
 

@@ -139,6 +139,17 @@ def test_exposures_go_before_pointings_and_nobody_twice() -> None:
     assert requests == 3
 
 
+def test_what_a_worker_has_begun_is_not_fetched_for() -> None:
+    scene = Scene()
+    scene.prefetcher.expect([exposure("a"), exposure("b"), exposure("c")])
+    scene.prefetcher.begun("b")
+    scene.prefetcher.begun("unknown")
+    scene.prefetcher.turn()
+    scene.finish()
+    scene.finish()
+    assert scene.pool.names == ["a", "c"]
+
+
 def test_what_has_expired_is_left_out() -> None:
     scene = Scene()
     past = datetime(2020, 1, 1, tzinfo=UTC)

@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from core.exposure import Exposure, ExposureResult
+from service.events import ExposureEvent
 from service.messages import OutMessage
 from service.metrics import Metrics
 from service.packets import EncodedAlert
@@ -161,15 +162,22 @@ class Scene:
         self.publisher = FakePublisher()
         self.metrics = Metrics()
         self.expected: list[str] = []
+        self.begun_with: list[str] = []
         self.stream = Stream(
             Settings(**sections),
             consumer=self.consumer,  # type: ignore[arg-type]
             publisher=self.publisher,  # type: ignore[arg-type]
             pool=self.pool,  # type: ignore[arg-type]
             metrics=self.metrics,
-            expect=lambda events: self.expected.extend(e.exposure_id for e in events),
+            ahead=self,
         )
         self.stream.subscribe()
+
+    def expect(self, events: Iterable[ExposureEvent]) -> None:
+        self.expected.extend(event.exposure_id for event in events)
+
+    def begun(self, exposure_id: str) -> None:
+        self.begun_with.append(exposure_id)
 
     def turn(self, times: int = 4) -> None:
         for _ in range(times):
@@ -584,9 +592,11 @@ def test_exposures_that_wait_are_told_of_once_and_those_that_do_not_are_not() ->
     scene.consumer.send(1, 0, event("other partition"))
     scene.turn(8)
     assert sorted(scene.expected) == ["behind it", "last", "other partition"]
+    assert scene.begun_with == ["first"]
     scene.pool.finish("first")
     scene.turn(8)
     assert len(scene.expected) == 3
+    assert len(scene.begun_with) == 2
 
 
 def test_an_exposure_that_comes_again_is_told_of_again() -> None:
