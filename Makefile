@@ -47,7 +47,7 @@ format: $(STAMP) ## format the code
 broker: $(STAMP) ## run a local Apache Kafka in the foreground and print its address
 	@exec $(BIN)/python -m tests.kafka.local_broker $(BROKER_ARGS)
 
-bench: $(STAMP) $(PEERS)/.installed ## measure subtraction, projection (beside peers) and templates; an hour
+bench: $(STAMP) $(PEERS)/.installed ## measure subtraction, projection (beside peers) and templates; hours with all peers
 	@$(BIN)/python -m tests.benchmarks.bench_subtraction $(BENCH_ARGS)
 	@$(BIN)/python -m tests.benchmarks.robustness
 	@$(BIN)/python -m tests.benchmarks.bench_resample
