@@ -81,7 +81,8 @@ def fit_point_source(
     The source's own photon noise enters the errors through the fitted model, never through the
     noisy pixels. The positive bias of a flux whose position was fitted as well, ``1 / SNR²`` to
     first order (two more degrees of freedom in the maximum), is taken out. The error of the PSF
-    (`core.psf.PSFModel.flux_error`) is in that of the flux.
+    (`core.psf.PSFModel.flux_error`) is not in that of the flux: like a zero point's, it is the same
+    for all sources, and stands in the quality of the difference.
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ def fit_point_source(
         correlated * float(np.sqrt(max(covariance[1, 1], 0))),
         correlated * float(np.sqrt(max(covariance[2, 2], 0))),
         flux * (1 - min(1 / snr2, 0.25)),
-        float(np.hypot(flux_err, difference.psf.flux_error * flux)),
+        flux_err,
         chi2 / dof,
         chi2 - _chi2_of(_resized(profile, x - x0, y - y0, 0.5), data, weight),
         chi2 - _chi2_of(ndimage.gaussian_filter(profile, 0.3 * fwhm), data, weight),

@@ -1,6 +1,5 @@
 """Fluxes, positions and shapes of sources that were put there."""
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -129,19 +128,6 @@ def test_photon_noise_of_the_source_is_in_the_errors():
     assert np.mean(pulls) == pytest.approx(0, abs=0.1)
     assert np.std(pulls) == pytest.approx(1, abs=0.06)
     assert np.mean(ratio) > 2  # without the photons the errors would be half as large
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_error_of_the_psf_is_in_that_of_the_flux(sign):
-    data = np.zeros(SHAPE)
-    add_gaussians(data, [256], [256], [sign * 100 * FLUX_ERR], FWHM)
-    known = made_difference(data, NOISE, FWHM)
-    unsure = replace(known, psf=replace(known.psf, flux_error=0.02))
-    fits = [fit_point_source(d, 256, 256, gain=None) for d in (known, unsure)]
-    assert fits[1].flux == fits[0].flux
-    assert fits[1].flux_err == pytest.approx(
-        np.hypot(fits[0].flux_err, 0.02 * fits[0].flux), rel=1e-3
-    )
 
 
 def test_masked_pixels_beside_a_source_do_not_displace_it():
