@@ -321,6 +321,18 @@ class Settings(BaseSettings):
     input: InputSettings = Field(default_factory=InputSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
+    @model_validator(mode="after")
+    def _time_for_templates(self) -> Settings:
+        templates, workers = self.templates, self.workers
+        if templates.fetches and templates.most_seconds >= workers.deadline_seconds:
+            raise ValueError(
+                f"templates.deadline_seconds ({templates.deadline_seconds:g}) for each of "
+                f"{len(templates.providers)} providers is not below workers.deadline_seconds "
+                f"({workers.deadline_seconds:g}): a worker would be stopped before it has a "
+                "template; lower the first or raise the other"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -29,12 +29,19 @@ def default_cache() -> Path:
     return Path(home) / "skydelta" / "templates"
 
 
-def _archive(value: str) -> str:
+def _without_password(value: str) -> str:
+    """Refuse an address with a password, and do not repeat it: the message is shown."""
     parts = urlsplit(value)
+    # In http a token may stand in the place of the user; sftp://me@host names nobody's secret.
+    if parts.password or (parts.username and parts.scheme in ("http", "https")):
+        raise ValueError("an address must not hold a password")
+    return value
+
+
+def _archive(value: str) -> str:
+    parts = urlsplit(_without_password(value))
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{value!r} is no http or https address")
-    if parts.username or parts.password:
-        raise ValueError("an address must not hold a password")
     return value.rstrip("/")
 
 
@@ -54,6 +61,11 @@ class HipsSurveySettings(Section):
     zero_point: float | None = Field(default=None, ge=-100, le=100)
     saturation: float | None = Field(default=None, gt=0)
     asinh: bool | None = None
+
+    @field_validator("tree")
+    @classmethod
+    def _tells_no_secret(cls, tree: str | None) -> str | None:
+        return None if tree is None else _without_password(tree)
 
     @model_validator(mode="after")
     def _somewhere(self) -> HipsSurveySettings:
@@ -116,7 +128,8 @@ class TemplateSettings(Section):
     )
     bands: Bands = Field(
         default_factory=dict,
-        description='Band of the exposure to band of the survey: `{ "clear" = "r" }`',
+        description="Band of the exposure to band of an archive, not of `directory`: "
+        '`{ "clear" = "r" }`',
     )
     allowed_hosts: Hosts = Field(
         default=(),
@@ -157,7 +170,7 @@ class TemplateSettings(Section):
     @field_validator("path")
     @classmethod
     def _readable(cls, path: str) -> str:
-        scheme, mark, _ = path.partition("://")
+        scheme, mark, _ = _without_password(path).partition("://")
         if mark:
             from fsspec import available_protocols  # takes long to import, and few need it
 
@@ -180,12 +193,24 @@ class TemplateSettings(Section):
             raise ValueError(f"templates.providers names {', '.join(twice)} twice")
         if "hips" in self.providers and not self.hips:
             raise ValueError("templates.providers has hips, and templates.hips names no survey")
+        if "legacysurvey" in self.providers and not (
+            self.legacysurvey_south or self.legacysurvey_north
+        ):
+            raise ValueError(
+                "templates.providers has legacysurvey, and both legacysurvey_south and "
+                "legacysurvey_north are empty"
+            )
         return self
 
     @property
     def fetches(self) -> bool:
         """Whether anything comes from further away than a folder."""
         return self.providers != ("directory",) or "://" in self.path
+
+    @property
+    def most_seconds(self) -> float:
+        """The most time that all providers may take, one after another."""
+        return self.deadline_seconds * len(self.providers)
 
     @property
     def hosts(self) -> tuple[str, ...]:

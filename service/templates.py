@@ -99,7 +99,7 @@ def make_templates(
         return SurveyTemplates(survey, files, threads=threads)
 
     links = [
-        Link(provider(name), settings.deadline_seconds, bands=settings.bands)
+        Link(provider(name), settings.deadline_seconds, bands=_bands(name, settings))
         for name in settings.providers
     ]
     return TemplateSource(
@@ -117,6 +117,11 @@ def make_cache(
         negative_seconds=settings.cache_hole_seconds,
         observer=observer,
     )
+
+
+def _bands(provider: str, settings: TemplateSettings) -> dict[str, str]:
+    """Return how a provider calls the bands; the files of a folder do it as the exposures."""
+    return {} if provider == "directory" else settings.bands
 
 
 def _survey(settings: HipsSurveySettings) -> HipsSurvey:

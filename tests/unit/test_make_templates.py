@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,28 @@ def test_bands_are_translated_for_the_surveys(tmp_path: Path, archive: ArchiveSe
             source.templates.find(request(band))
         assert archive.count(theirs) == archive.count("-image-") > 0
         archive.forget()
+
+
+def test_a_folder_of_coadds_calls_the_bands_as_the_exposures_do(
+    tmp_path: Path, archive: ArchiveServer
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = [
+        values["templates"]
+        for values in map(tomllib.loads, re.findall(r"^```toml\n(.*?)^```$", readme, re.M | re.S))
+        if "bands" in values["templates"]
+    ]
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    pixels = np.random.default_rng(1).normal(100, 5, SHAPE).astype(np.float32)
+    source = made(tmp_path, archive, providers=example["providers"], bands=example["bands"])
+    for band in example["bands"]:
+        header = tangential_grid((RA, DEC), SHAPE, 1.0).to_header()
+        header["FILTER"] = band
+        fits.writeto(folder / f"{band}.fits", pixels, header)
+    for band in example["bands"]:
+        found = source.templates.find(request(band)).facts
+        assert (found.provider, found.template_id) == ("directory", f"{band}.fits")
 
 
 def test_patience_is_that_of_the_settings(tmp_path: Path, archive: ArchiveServer) -> None:

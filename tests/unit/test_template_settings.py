@@ -33,6 +33,10 @@ def said(tmp_path: Path, text: str) -> str:
         ('hips2fits_urls = ["file:///etc/passwd"]', "no http or https address"),
         ('allowed_hosts = ["http://there"]', "is no host"),
         ('legacysurvey_south = "../x"', "templates.legacysurvey_south"),
+        (
+            'providers = ["legacysurvey"]\nlegacysurvey_south = ""\nlegacysurvey_north = ""',
+            "both legacysurvey_south and legacysurvey_north are empty",
+        ),
         ('bands = { clear = "../r" }', "is no name of a band"),
         ("cache_bytes = -1", "templates.cache_bytes"),
     ],
@@ -41,8 +45,43 @@ def test_what_is_wrong_is_named(text: str, words: str, tmp_path: Path) -> None:
     assert words in said(tmp_path, text)
 
 
-def test_a_password_in_an_address_is_not_repeated(tmp_path: Path) -> None:
-    assert "secret" not in said(tmp_path, 'panstarrs_url = "https://me:secret@there"')
+@pytest.mark.parametrize(
+    "text",
+    [
+        'panstarrs_url = "https://me:secret@there"',
+        'panstarrs_url = "ftp://me:secret@there"',
+        'path = "https://me:secret@there/coadds"',
+        'path = "https://secret@there/coadds"',
+        'path = "s4://me:secret@there/coadds"',
+        'hips = [{ tree = "https://me:secret@there/r" }]',
+    ],
+)
+def test_a_password_in_an_address_is_not_repeated(text: str, tmp_path: Path) -> None:
+    message = said(tmp_path, text)
+    assert "must not hold a password" in message
+    assert "secret" not in message
+
+
+def test_who_one_is_may_be_said_where_it_is_no_secret() -> None:
+    for path in ("sftp://me@there/coadds", "abfs://container@account/coadds", "/data/a:b@c"):
+        assert TemplateSettings(path=path).path == path
+
+
+def test_providers_have_their_time_before_a_worker_has_used_up_its_own(tmp_path: Path) -> None:
+    for text in (
+        'providers = ["directory", "panstarrs"]\ndeadline_seconds = 150',
+        'path = "s3://bucket/coadds"\ndeadline_seconds = 300',
+        'providers = ["panstarrs"]\n[workers]\ndeadline_seconds = 60',
+    ):
+        message = said(tmp_path, text)
+        assert "is not below workers.deadline_seconds" in message
+        assert "\n" not in message
+    surveys = 'hips = [{ survey = "CDS/P/DSS2/red" }]\nproviders = '
+    everybody = '["directory", "hips", "panstarrs", "legacysurvey"]'
+    for text in ("deadline_seconds = 300", f"{surveys}{everybody}"):
+        path = tmp_path / "skydelta.toml"
+        path.write_text(f"[templates]\n{text}\n")
+        load(path)
 
 
 def test_only_the_hosts_of_those_who_are_asked_may_be_spoken_to() -> None:
