@@ -17,7 +17,7 @@ from service.kafka_clients import (
     producer_config,
 )
 from service.metrics import Metrics
-from service.prefetching import Prefetcher
+from service.prefetching import Prefetcher, PrefetchLimits
 from service.publisher import Publisher
 from service.settings import Settings
 from service.stream import Stream
@@ -122,8 +122,8 @@ class Service:
             pointings = Consumer(pointing_consumer_config(settings.kafka))
             stack.callback(pointings.close)
             pointings.subscribe([settings.topics.pointings])
-        deadline = settings.templates.deadline_seconds * len(settings.templates.providers)
-        return Prefetcher(pool, self._metrics, deadline, pointings)
+        limits = PrefetchLimits(settings.templates.most_seconds, settings.input.max_event_bytes)
+        return Prefetcher(pool, self._metrics, limits, pointings)
 
     def _make_publisher(self) -> Publisher:
         kafka = self._settings.kafka

@@ -11,6 +11,7 @@ from service.event_fields import Card, CardValue, Identifier, Time, Word
 from service.event_wire import SchemaLookup, UnreadableEvent, in_one_line, read_record
 
 if TYPE_CHECKING:
+    from core.deadline import Deadline
     from core.templates import TemplateRequest
 
 MOST_PIXELS = 20_000  # along an axis
@@ -49,8 +50,15 @@ class Pointing(BaseModel):
         """Return whether nobody wants these templates any more."""
         return self.expires_at is not None and now >= self.expires_at
 
-    def request(self, min_overlap: float) -> TemplateRequest:
+    def request(self, min_overlap: float, deadline: Deadline | None = None) -> TemplateRequest:
         """Return what a template provider is to be asked.
+
+        Parameters
+        ----------
+        min_overlap : float
+            The least fraction of the detector that a template must cover.
+        deadline : Deadline, optional
+            By when the answer is wanted.
 
         Raises
         ------
@@ -71,7 +79,9 @@ class Pointing(BaseModel):
                 (self.ra, self.dec), shape, self.pixel_scale,
                 position_angle=self.position_angle, mirrored=self.mirrored,
             )  # fmt: skip
-        return TemplateRequest(wcs, shape, band=self.band, min_overlap=min_overlap)
+        return TemplateRequest(
+            wcs, shape, band=self.band, min_overlap=min_overlap, deadline=deadline
+        )
 
 
 def decode(payload: bytes | None, lookup: SchemaLookup | None = None) -> Pointing:

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from core.deadline import Deadline
 from core.errors import ExposureError, NoTemplate
 from service import logs
 from service.events import ExposureEvent
@@ -49,6 +50,8 @@ class PrefetchWork:
         The least fraction of an exposure that a template must cover.
     tally : TemplateTally
         The observer of ``templates``.
+    seconds : float
+        The most time that the providers may take for one of them, all together.
     """
 
     def __init__(
@@ -57,11 +60,14 @@ class PrefetchWork:
         templates: TemplateProvider,
         min_overlap: float,
         tally: TemplateTally,
+        *,
+        seconds: float,
     ) -> None:
         self._roots = roots
         self._templates = templates
         self._min_overlap = min_overlap
         self._tally = tally
+        self._seconds = seconds
 
     def warm_up(self) -> None:
         """There is nothing to compile."""
@@ -83,12 +89,12 @@ class PrefetchWork:
         from core.templates import TemplateRequest
 
         if isinstance(task, Pointing):
-            return task.request(self._min_overlap)
+            return task.request(self._min_overlap, Deadline(self._seconds))
         exposure = to_exposure(task, self._roots)
         wcs, shape = read_grid(exposure)
         return TemplateRequest(
             wcs, shape, band=task.band, mjd_mid=task.mjd_mid, min_overlap=self._min_overlap,
-            exclude=(exposure.science,),
+            exclude=(exposure.science,), deadline=Deadline(self._seconds),
         )  # fmt: skip
 
     def _answer(self, result: PrefetchResult, message: str) -> Prefetched:
@@ -114,4 +120,5 @@ def make_prefetch_work(settings: WorkSettings) -> PrefetchWork:
         source.templates,
         settings.pipeline.min_overlap,
         tally,
+        seconds=settings.templates.most_seconds,
     )

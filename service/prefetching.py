@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -18,7 +19,7 @@ from confluent_kafka import Consumer
 
 from core.errors import InvalidEvent
 from service import pointings
-from service.event_wire import SchemaLookup
+from service.event_wire import SchemaLookup, UnreadableEvent
 from service.events import ExposureEvent
 from service.metrics import Metrics
 from service.pointings import Pointing
@@ -32,6 +33,26 @@ Source = Literal["pointing", "exposure"]
 _MOST_WAITING = 1000
 _REMEMBERED = 10_000
 
+# Above what the providers may take: to read the exposure, and to answer when they have used it up.
+_MARGIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class PrefetchLimits:
+    """How much is spent on what is only expected.
+
+    Attributes
+    ----------
+    seconds : float
+        The most time that the providers may take for one; the process that does not answer half a
+        minute later is replaced.
+    event_bytes : int
+        Larger pointings are refused, undecoded.
+    """
+
+    seconds: float
+    event_bytes: int
+
 
 class Prefetcher:
     """Hands what is coming to the process that fetches; nothing here blocks.
@@ -41,8 +62,7 @@ class Prefetcher:
     pool : WorkerPool
         Of `service.prefetch_work.PrefetchWork`; closed by whoever made it.
     metrics : Metrics
-    deadline_seconds : float
-        The most time that one may take.
+    limits : PrefetchLimits
     pointing_consumer : Consumer or None
         Subscribed to the pointings already.
     lookup : callable, optional
@@ -53,13 +73,13 @@ class Prefetcher:
         self,
         pool: WorkerPool,
         metrics: Metrics,
-        deadline_seconds: float,
+        limits: PrefetchLimits,
         pointing_consumer: Consumer | None = None,
         lookup: SchemaLookup | None = None,
     ) -> None:
         self._pool = pool
         self._metrics = metrics
-        self._deadline_seconds = deadline_seconds
+        self._limits = limits
         self._consumer = pointing_consumer
         self._lookup = lookup
         self._exposures: deque[ExposureEvent] = deque(maxlen=_MOST_WAITING)
@@ -110,11 +130,8 @@ class Prefetcher:
         if error is not None:
             logger.warning("reading pointings: %s (%s)", error.str(), error.name())
             return
-        value = message.value()
         try:
-            pointing = pointings.decode(
-                value.encode() if isinstance(value, str) else value, self._lookup
-            )
+            pointing = self._decode(message.value())
         except InvalidEvent as fault:
             logger.warning(
                 "pointing %s/%s/%s left out: %s",
@@ -124,6 +141,15 @@ class Prefetcher:
             return
         if self._is_new("pointing", pointing.pointing_id):
             self._pointings.append(pointing)
+
+    def _decode(self, value: str | bytes | None) -> Pointing:
+        payload = value.encode() if isinstance(value, str) else value
+        most = self._limits.event_bytes
+        if payload is not None and len(payload) > most:
+            raise UnreadableEvent(
+                f"the pointing has {len(payload)} bytes; input.max_event_bytes allows {most}"
+            )
+        return pointings.decode(payload, self._lookup)
 
     def _is_new(self, source: Source, name: str) -> bool:
         key = (source, name)
@@ -148,7 +174,7 @@ class Prefetcher:
             return
         task_id = next(self._task_ids)
         self._working[task_id] = (source, name)
-        self._pool.submit(task_id, task, self._deadline_seconds)
+        self._pool.submit(task_id, task, self._limits.seconds + _MARGIN_SECONDS)
 
     def _collect(self, event: Event) -> None:
         source, name = self._working.pop(event.task_id)

@@ -20,7 +20,7 @@ from service.events import ExposureEvent
 from service.metrics import Metrics
 from service.pointings import decode
 from service.prefetch_work import Prefetched, PrefetchWork
-from service.prefetching import Prefetcher
+from service.prefetching import Prefetcher, PrefetchLimits
 from service.template_tally import TemplateCounts, TemplateTally
 from service.workers import Event, Finished, Lost, Raised, WorkersCannotStart
 from tests.unit.made_frames import made_image
@@ -83,7 +83,7 @@ class FakePool:
 
     def submit(self, task_id: int, task: Any, deadline_seconds: float) -> None:
         assert self.idle
-        assert deadline_seconds == 30
+        assert deadline_seconds == 30 + 30  # time to answer when the providers have used theirs up
         self.busy = 1
         self.tasks.append((task_id, task))
 
@@ -104,7 +104,12 @@ class Scene:
         self.pool = FakePool()
         self.consumer = FakeConsumer()
         self.metrics = Metrics()
-        self.prefetcher = Prefetcher(self.pool, self.metrics, 30, self.consumer)  # type: ignore[arg-type]
+        self.prefetcher = Prefetcher(
+            self.pool,  # type: ignore[arg-type]
+            self.metrics,
+            PrefetchLimits(seconds=30, event_bytes=1000),
+            self.consumer,  # type: ignore[arg-type]
+        )
 
     def finish(self, result: Any = "fetched") -> None:
         counts = TemplateCounts()
@@ -171,6 +176,19 @@ def test_a_pointing_that_cannot_be_read_is_counted_and_passed_over(
     assert "pointings/0/5 left out" in caplog.text
 
 
+@pytest.mark.parametrize(("length", "refused"), [(1000, None), (1001, 1.0)])
+def test_a_pointing_that_is_too_large_is_refused_undecoded(
+    length: int, refused: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = Scene()
+    scene.consumer.coming.append(pointing("p").ljust(length))
+    scene.prefetcher.turn()
+    assert scene.count("pointing", "refused") == refused
+    assert scene.pool.names == ([] if refused else ["p"])
+    said = "the pointing has 1001 bytes; input.max_event_bytes allows 1000"
+    assert (said in caplog.text) == bool(refused)
+
+
 def test_a_process_that_dies_or_errs_is_counted() -> None:
     scene = Scene()
     scene.prefetcher.expect([exposure("a"), exposure("b")])
@@ -222,13 +240,15 @@ def test_an_exposure_asks_for_its_own_grid(tmp_path: Path) -> None:
     wcs = tangential_grid((150.0, 2.0), SHAPE, 1.1, position_angle=25.0)
     fits.PrimaryHDU(np.ones(SHAPE, np.float32), wcs.to_header()).writeto(path)
     templates = FakeTemplates(found())
-    work = PrefetchWork((tmp_path,), templates, 0.4, TemplateTally())
+    work = PrefetchWork((tmp_path,), templates, 0.4, TemplateTally(), seconds=120)
     done = work(exposure("e", str(path)))
     assert (done.result, done.message) == ("fetched", "fake t1")
     (request,) = templates.asked
     assert (request.shape, request.band, request.mjd_mid) == (SHAPE, "r", 61000.0)
     assert request.min_overlap == 0.4
     assert request.exclude == (str(path),)
+    assert request.deadline is not None
+    assert 60 < request.deadline.remaining() <= 120
     assert request.wcs is not None
     np.testing.assert_allclose(request.wcs.wcs.crval, [150.0, 2.0])
 
@@ -244,14 +264,22 @@ def test_an_exposure_asks_for_its_own_grid(tmp_path: Path) -> None:
 def test_errors_are_answers(error: Exception, result: str) -> None:
     tally = TemplateTally()
     tally.requested("fake", "none")
-    work = PrefetchWork((), FakeTemplates(error), 0.3, tally)
+    work = PrefetchWork((), FakeTemplates(error), 0.3, tally, seconds=120)
     done = work(decode(pointing("p")))
     assert (done.result, done.message) == (result, str(error))
     assert done.counts.requests["fake", "none"] == 1
 
 
+def test_providers_of_a_pointing_have_their_time() -> None:
+    templates = FakeTemplates(found())
+    PrefetchWork((), templates, 0.3, TemplateTally(), seconds=120)(decode(pointing("p")))
+    (request,) = templates.asked
+    assert request.deadline is not None
+    assert 60 < request.deadline.remaining() <= 120
+
+
 def test_an_exposure_outside_the_roots_is_not_opened(tmp_path: Path) -> None:
-    work = PrefetchWork((tmp_path,), FakeTemplates(found()), 0.3, TemplateTally())
+    work = PrefetchWork((tmp_path,), FakeTemplates(found()), 0.3, TemplateTally(), seconds=120)
     done = work(exposure("e", "/etc/passwd"))
     assert done.result == "refused"
     assert "leads out of the allowed folders" in done.message
