@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core.deadline import Deadline
 from core.errors import ExposureError, NoTemplate
-from core.templates import TemplateProvider, TemplateRequest
+from core.templates import TemplateProvider
 from service.byte_sizes import shown_bytes
 from service.pointings import Pointing
 from service.template_tally import TemplateTally
@@ -81,16 +81,19 @@ def prefetch(
         ThreadPoolExecutor(options.jobs) as pool,
     ):
         bar = progress.add_task("fields", total=len(fields))
-        jobs = [pool.submit(_warm, field, templates, options) for field in fields]
-        for job in as_completed(jobs):
-            warmed = job.result()
-            done.append(warmed)
-            progress.advance(bar)
-            if warmed.result != "fetched" and not options.as_json:
-                console.print(
-                    f"{warmed.name}: {warmed.message}", soft_wrap=True, markup=False,
-                    highlight=False,
-                )  # fmt: skip
+        try:
+            jobs = [pool.submit(_warm, field, templates, options) for field in fields]
+            for job in as_completed(jobs):
+                warmed = job.result()
+                done.append(warmed)
+                progress.advance(bar)
+                if warmed.result != "fetched" and not options.as_json:
+                    console.print(
+                        f"{warmed.name}: {warmed.message}", soft_wrap=True, markup=False,
+                        highlight=False,
+                    )  # fmt: skip
+        finally:  # after a defect or Ctrl-C nothing more is begun
+            pool.shutdown(cancel_futures=True)
     results = Counter(warmed.result for warmed in done)
     size = sum(tally.take().fetched_bytes.values())
     if options.as_json:
@@ -110,13 +113,8 @@ def prefetch(
 def _warm(field: Pointing, templates: TemplateProvider, options: PrefetchOptions) -> Warmed:
     started = time.monotonic()
     try:
-        asked: TemplateRequest = field.request(options.min_overlap)
-        template = templates.find(
-            TemplateRequest(
-                asked.wcs, asked.shape, band=asked.band, min_overlap=asked.min_overlap,
-                deadline=Deadline(options.deadline_seconds),
-            )
-        )  # fmt: skip
+        deadline = Deadline(options.deadline_seconds)
+        template = templates.find(field.request(options.min_overlap, deadline))
         result, message = "fetched", f"{template.facts.provider} {template.facts.template_id}"
     except NoTemplate as error:
         result, message = "none", str(error)

@@ -140,7 +140,7 @@ def _prefetch(args: argparse.Namespace, settings: Any) -> int:
     options = PrefetchOptions(
         jobs=args.jobs,
         min_overlap=settings.pipeline.min_overlap,
-        deadline_seconds=chosen.deadline_seconds * len(chosen.providers),
+        deadline_seconds=chosen.most_seconds,
         as_json=args.json,
     )
     return prefetch(fields, source.templates, tally, options)
