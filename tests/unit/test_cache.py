@@ -329,9 +329,11 @@ def test_what_killed_makers_left_is_cleared_up(cache):
     elsewhere = Place.of(cache.folder, other)
     elsewhere.lock.parent.mkdir(parents=True, exist_ok=True)
     (shelf / f"{KEY.digest}.0a1b2c3d.tmp").write_bytes(b"half")
+    (shelf / f"{KEY.digest}.0a1b2c3d.tmp.2.tmp").write_bytes(b"a plane of a cell to be binned")
     elsewhere.lock.touch()
     elsewhere.temporary().write_bytes(b"half")
     elsewhere.data.write_bytes(b"renamed, and then killed")
+    assert len(Place.of(cache.folder, KEY).leftovers()) == 2
     cache.prune()
     assert names_in(cache.folder) == [KEY.digest + ".fits", KEY.digest + ".json"]
 
@@ -476,3 +478,19 @@ def test_a_lock_is_held_by_one_even_when_it_changes_hands(tmp_path):
         ends.set()
         thread.join()
     assert not lock.exists()
+
+
+def test_a_lock_that_cannot_be_had_leaves_no_file_open(tmp_path, monkeypatch):
+    def refuse(fd, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    def lowest_free():
+        fd = os.dup(1)
+        os.close(fd)
+        return fd
+
+    monkeypatch.setattr("core.templates.cache.locks.fcntl.flock", refuse)
+    before = lowest_free()
+    with pytest.raises(OSError, match="not implemented"), exclusive(tmp_path / "lock", None, "it"):
+        pass
+    assert lowest_free() == before

@@ -2,7 +2,8 @@
 
 ``<folder>/<kind>/<2 hex digits>/<digest><suffix>`` is the file, ``<digest>.json`` beside it its
 sidecar (alone where a hole is remembered). ``<digest>.lock`` is held while the file is made,
-``<digest>.<8 hex digits>.tmp`` is what is being written. All else is somebody else's.
+``<digest>.<8 hex digits>.tmp`` is what is being written, and what it is made of is beside it, with
+``.<digit>.tmp`` after that name. All else is somebody else's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from core.templates.cache.key import KIND, SUFFIX, CacheKey
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp(\.[0-9]\.tmp)?")
 
 
 @dataclass(frozen=True)

@@ -118,15 +118,20 @@ def _acquired(path: Path, deadline: Deadline | None, what: str, on_wait: Callabl
     pause = 0.0
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        while not try_lock(fd):
-            if pause == 0.0:
-                on_wait()
-            if deadline is not None and deadline.expired:
-                os.close(fd)
-                raise LockTimeout(f"{what} took longer than there was time for; try again later")
-            pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
-            rest = pause if deadline is None else min(pause, deadline.remaining())
-            time.sleep(rest * random.uniform(0.5, 1.0))
-        if is_at(fd, path):
-            return fd
+        try:
+            while not try_lock(fd):
+                if pause == 0.0:
+                    on_wait()
+                if deadline is not None and deadline.expired:
+                    raise LockTimeout(
+                        f"{what} took longer than there was time for; try again later"
+                    )
+                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                rest = pause if deadline is None else min(pause, deadline.remaining())
+                time.sleep(rest * random.uniform(0.5, 1.0))
+            if is_at(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)
