@@ -209,6 +209,27 @@ def test_the_second_host_answers_when_the_first_does_not(archive: ArchiveServer)
         assert (archive.count("/first"), archive.count("/second")) == (2, 1)
 
 
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_the_second_host_answers_when_the_first_refuses(
+    archive: ArchiveServer, status: int
+) -> None:
+    service = Hips2FitsService({"CDS/P/made/r": sky_at()})
+    first, second = service.at(archive, "/first"), service.at(archive, "/second")
+    archive.fault("/first", status=status)
+    template = with_service(archive, first, second).find(exposure(shape=(90, 100)))
+    assert template.facts.overlap == 1.0
+
+
+def test_a_service_that_moved_is_no_hole(archive: ArchiveServer, tmp_path: Path) -> None:
+    endpoint = Hips2FitsService({"CDS/P/made/r": sky_at()}).at(archive)
+    provider = with_service(archive, endpoint, cache=TemplateCache(tmp_path / "cache"))
+    archive.fault(status=404)
+    with pytest.raises(RequestRefused, match=r"no host makes this image.*HTTP 404"):
+        provider.find(exposure(shape=(90, 100)))
+    archive.mend()
+    assert provider.find(exposure(shape=(90, 100))).facts.overlap == 1.0
+
+
 def test_a_slow_host_leaves_time_for_the_other(archive: ArchiveServer) -> None:
     service = Hips2FitsService({"CDS/P/made/r": sky_at()})
     first, second = service.at(archive, "/first"), service.at(archive, "/second")
@@ -241,7 +262,7 @@ def test_the_service_says_what_it_does_not_like(archive: ArchiveServer) -> None:
     endpoint = Hips2FitsService({}).at(archive)
     with pytest.raises(RequestRefused, match="Unknown HiPS: CDS/P/made/r") as caught:
         with_service(archive, endpoint, endpoint).find(exposure(shape=(90, 100)))
-    assert archive.count() == 1
+    assert archive.count() == 2
     assert not caught.value.retriable
 
 

@@ -11,7 +11,13 @@ import numpy as np
 from astropy.wcs import WCS
 
 from core.deadline import Deadline
-from core.errors import ArchiveUnavailable, UnexpectedAnswer, UnusableInput
+from core.errors import (
+    ArchiveUnavailable,
+    NotInArchive,
+    RequestRefused,
+    UnexpectedAnswer,
+    UnusableInput,
+)
 from core.fitsfile import open_fits
 from core.image import FloatImage
 from core.templates.cache import CacheKey, FileCache, NoCache
@@ -36,7 +42,7 @@ class Hips2Fits:
     fetcher : Fetcher
         Whose policy allows the hosts.
     endpoints : tuple of str
-        Asked in this order; the next one when the last one cannot be reached.
+        Asked in this order; the next one when the last one gave no image.
     cache : TemplateCache or NoCache
         Where answers are kept.
     max_pixels : int
@@ -71,9 +77,9 @@ class Hips2Fits:
         Raises
         ------
         core.errors.RequestRefused
-            If the service does not know the HiPS; its own words are in the message.
+            If no host makes the image: none knows the HiPS; its own words are in the message.
         core.errors.ArchiveUnavailable
-            If no host answered.
+            If no host made it, and at least one could not be asked.
         """
         image = np.empty(shape, np.float32)
         for first, last in self._strips(shape):
@@ -94,7 +100,7 @@ class Hips2Fits:
     def _from_any_host(
         self, query: dict[str, str], shape: tuple[int, int], deadline: Deadline
     ) -> FloatImage:
-        failures: list[ArchiveUnavailable] = []
+        failures: list[ArchiveUnavailable | NotInArchive | RequestRefused] = []
 
         def make(path: Path) -> dict[str, str]:
             for place, endpoint in enumerate(self.endpoints):
@@ -103,14 +109,16 @@ class Hips2Fits:
                 try:
                     self.fetcher.download(endpoint, path, params=query, deadline=part)
                     _pixels(path, shape, endpoint)
-                except ArchiveUnavailable as error:
+                except (ArchiveUnavailable, NotInArchive, RequestRefused) as error:
                     logger.warning("hips2fits: %s", error)
                     failures.append(error)
                 else:
                     return {"url": endpoint, "hips": query["hips"]}
-            raise ArchiveUnavailable(
-                "hips2fits: no host answered: " + "; ".join(str(error) for error in failures)
-            )
+            said = "; ".join(dict.fromkeys(str(error) for error in failures))
+            if any(error.retriable for error in failures):
+                raise ArchiveUnavailable(f"hips2fits: no host answered: {said}")
+            # A service that is not there is no hole of the survey: nothing is remembered.
+            raise RequestRefused(f"hips2fits: no host makes this image: {said}")
 
         key = CacheKey("hips2fits", tuple(f"{name}={query[name]}" for name in sorted(query)))
         with self.cache.entry(key, make, deadline=deadline) as file:
