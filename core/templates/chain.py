@@ -120,7 +120,7 @@ class ChainTemplates:
                 return None
             try:
                 return link.provider.identify(link.request(request))
-            except (NoTemplate, InputUnavailable):
+            except ExposureError:  # `find` would go on to the next, too
                 continue
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +13,8 @@ from core.deadline import Deadline
 from core.errors import InputUnavailable
 from core.fitsfile import FitsFile, open_fits
 from core.templates.siblings import is_fits_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,9 @@ class LocalFolder:
                 try:
                     stat = os.stat(path)
                 except FileNotFoundError:  # removed since it was listed
+                    continue
+                except OSError as error:  # a circle of links, a server that forgot the file ...
+                    logger.warning("template %s is left out: %s", path, error.strerror)
                     continue
                 stamp = f"{stat.st_mtime_ns} {stat.st_size}"
                 yield FoundFile(path, os.path.relpath(path, self.shown), stamp)

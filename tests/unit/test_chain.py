@@ -157,8 +157,9 @@ def test_part_of_the_exposure_is_enough_above_a_fraction():
 
 def test_it_tells_which_template_it_expects():
     none, away = Saying("none", NoTemplate("no")), Saying("away", ArchiveUnavailable("503"))
+    odd = Saying("odd", UnusableInput("no FITS file"))
     good, last = Saying("good"), Saying("last")
-    assert chain(none, away, good, last).identify(request()) == ("good",)
+    assert chain(none, away, odd, good, last).identify(request()) == ("good",)
     assert chain(none, Provider("cannot say"), good).identify(request()) is None
     assert chain(none).identify(request()) is None
     assert not any(p.requests for p in (none, away, good, last))

@@ -136,6 +136,13 @@ def test_unreadable_files_are_passed_over(tmp_path):
         chosen(tmp_path)
 
 
+def test_a_circle_of_links_is_passed_over_and_told(tmp_path, caplog):
+    put(tmp_path / "good.fits", tan(), FILTER="r")
+    (tmp_path / "circle.fits").symlink_to("circle.fits")
+    assert chosen(tmp_path) == "good.fits"
+    assert "circle.fits is left out: " in caplog.text
+
+
 def test_a_template_with_bad_pixels_behind_a_good_header_gives_way_to_the_next(tmp_path):
     put(tmp_path / "good.fits", tan(), FILTER="r", MAGLIM=20.0)
     header = tan().to_header()
