@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from astropy.io.fits import Header
+from astropy.io.fits.verify import VerifyError
 from astropy.wcs import WCS
 
+from core.errors import UnusableInput
 from core.reading import read_wcs
 
 _ARCSEC = 1 / 3600
@@ -58,11 +60,16 @@ def grid_from_cards(cards: Mapping[str, str | float | int | bool], shape: tuple[
     Raises
     ------
     core.errors.UnusableInput
-        If they do not describe a place on the sky.
+        If they are no FITS cards, or do not describe a place on the sky.
     """
     header = Header()
     for keyword, value in cards.items():
-        header[keyword] = value
+        try:
+            header[keyword] = value
+        except (ValueError, VerifyError, TypeError, KeyError, AttributeError) as error:
+            raise UnusableInput(
+                f"the pointing's wcs: {keyword} = {value!r} is no FITS card ({error})"
+            ) from error
     header["NAXIS"], header["NAXIS1"], header["NAXIS2"] = 2, shape[1], shape[0]
     wcs = read_wcs(header, "the pointing's wcs")
     assert wcs is not None

@@ -334,6 +334,7 @@ def test_real_tiles_lie_where_reproject_puts_them() -> None:
         ("dataproduct_type = cube", "holds cubes"),
         ("hips_frame = mars", "none of the sky"),
         ("hips_order = nine", "hips_order is nine"),
+        ("hips_order = --5", "hips_order is --5"),
         ("hips_order = 99", "order 99 is not possible"),
         ("hips_tile_width = 500", "tiles of 500 pixels"),
     ],

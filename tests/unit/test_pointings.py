@@ -78,8 +78,9 @@ def test_a_wcs_may_stand_for_the_place() -> None:
     assert corner.separation(sky(other, 0, shape[0] - 1)).arcsec < 1e-6
 
 
-def test_cards_that_are_no_wcs_are_refused_in_one_line() -> None:
-    pointing = decode(message(ra=None, dec=None, pixel_scale=None, wcs={"CTYPE1": "FREQ"}))
+@pytest.mark.parametrize("cards", [{"CTYPE1": "FREQ"}, {"END": 1.0}])
+def test_cards_that_are_no_wcs_are_refused_in_one_line(cards: dict[str, Any]) -> None:
+    pointing = decode(message(ra=None, dec=None, pixel_scale=None, wcs=cards))
     with pytest.raises(UnusableInput, match=r"the pointing's wcs: "):
         pointing.request(0.3)
 

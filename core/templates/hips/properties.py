@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ _FRAMES = {"equatorial": "equatorial", "c": "equatorial", "galactic": "galactic"
 _FRAMES |= {"ecliptic": "ecliptic", "e": "ecliptic"}
 _MOST_ORDERS = 24  # of tiles; finer pixels than a milliarcsecond are a mistake
 _SLACK = 1.02  # a HiPS pixel may be so much larger than the exposure's
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _pairs(text: str) -> Mapping[str, str]:
 
 
 def _whole(text: str | None, keyword: str, where: str) -> int:
-    if text is None or not text.lstrip("-").isdecimal():
+    if text is None or not _WHOLE.fullmatch(text):
         raise NoTemplate(f"{where}: {keyword} is {text or 'missing'}; not the properties of a HiPS")
     return int(text)
 
