@@ -26,6 +26,7 @@ from core.errors import (
 )
 from core.fitsfile import FitsFile, open_fits, read_headers, write_headers
 from core.templates.cache import CacheKey, FileCache, NoCache
+from core.templates.fetching.addresses import without_user
 from core.templates.folder import FoundFile
 from core.templates.siblings import is_fits_name
 
@@ -56,7 +57,7 @@ class RemoteFolder:
     ----------
     url : str
         The folder. ``s3://`` needs the package s3fs, ``http://`` the package aiohttp and a server
-        that lists its folders.
+        that lists its folders. A user and password in it are in no message and no path.
     cache : FileCache or None
         Where files are kept.
     refresh_seconds : float
@@ -81,7 +82,8 @@ class RemoteFolder:
         options: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.shown = url
+        self._url = url
+        self.shown = without_user(url)
         self._cache = cache or NoCache()
         self._refresh_seconds = refresh_seconds
         self._options = dict(options or {})
@@ -90,7 +92,7 @@ class RemoteFolder:
         self._listed: tuple[float, list[FoundFile]] | None = None
         scheme = url.partition("://")[0]
         if scheme not in fsspec.available_protocols():
-            raise ValueError(f"{url}: fsspec knows no {scheme}://; check the address")
+            raise ValueError(f"{self.shown}: fsspec knows no {scheme}://; check the address")
         self._is_web = scheme in ("http", "https")
 
     def files(self, deadline: Deadline | None) -> list[FoundFile]:
@@ -141,12 +143,12 @@ class RemoteFolder:
 
     def is_same(self, file: FoundFile, path: str) -> bool:
         """Compare the URLs; see `TemplateFolder`."""
-        return file.path == path
+        return file.path == without_user(path)
 
     def _system(self) -> tuple[fsspec.AbstractFileSystem, str]:
         try:
             options = {**_web_options(), **self._options} if self._is_web else self._options
-            system, root = url_to_fs(self.shown, **options)
+            system, root = url_to_fs(self._url, **options)
         except ImportError as error:
             raise UnusableInput(f"{self.shown}: {error}") from error
         return system, root.rstrip("/")
@@ -168,7 +170,8 @@ class RemoteFolder:
             if info.get("size") is None:  # a listing of links tells no more than names
                 info = system.info(path)
             marks = [f"{mark}={info[mark]}" for mark in _MARKS if info.get(mark) is not None]
-            found.append(FoundFile(system.unstrip_protocol(path), name, " ".join(marks)))
+            shown = without_user(system.unstrip_protocol(path))
+            found.append(FoundFile(shown, name, " ".join(marks)))
         return found
 
     @contextmanager
@@ -178,8 +181,8 @@ class RemoteFolder:
         # Of a web server a whole file is asked for at once: not all can do anything else.
         block = 0 if self._is_web and not in_parts else at_once
         with _asked(file.path):
-            system, _ = self._system()
-            opened = system.open(file.path, "rb", block_size=block, cache_type="readahead")
+            system, root = self._system()
+            opened = system.open(f"{root}/{file.name}", block_size=block, cache_type="readahead")
         with opened, io.BufferedReader(_Stream(opened, file.path, deadline), at_once) as stream:
             yield cast(BinaryIO, stream)
 
@@ -244,8 +247,8 @@ def _web_options() -> dict[str, Any]:
         target = params.url.join(URL(params.response.headers.get("Location", "")))
         if (target.host, target.port) != (params.url.host, params.url.port):
             raise ForbiddenAddress(
-                f"{params.url}: the server sends us to {target.host}, which is not the host that "
-                "the settings name"
+                f"{without_user(str(params.url))}: the server sends us to {target.host}, which is "
+                "not the host that the settings name"
             )
 
     trace = aiohttp.TraceConfig()
@@ -270,7 +273,7 @@ def _asked(url: str) -> Iterator[None]:
         raise InputUnavailable(f"{url}: is not there; check the address") from error
     except Exception as error:
         # Every file system brings the errors of its own client, which have no base in common.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = without_user(" ".join(str(error).split()))[:200] or type(error).__name__
         raise ArchiveUnavailable(f"{url}: cannot be read ({reason}); try again later") from error
 
 

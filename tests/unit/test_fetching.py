@@ -26,6 +26,7 @@ from core.errors import (
     RequestRefused,
     UnexpectedAnswer,
 )
+from core.templates.fetching.addresses import host_of, redirected
 from core.templates.fetching.fetcher import Content, Fetcher, FetchPolicy
 from tests.archive.server import Answer, ArchiveServer
 
@@ -157,8 +158,9 @@ def test_a_wait_beyond_the_deadline_is_not_waited_for(archive: ArchiveServer) ->
     assert archive.count() == 1
 
 
-def test_a_nonsensical_retry_after_is_ignored(archive: ArchiveServer) -> None:
-    archive.fault(status=503, retry_after="after lunch", times=1)
+@pytest.mark.parametrize("text", ["after lunch", "Mon, 01 Jan 2024 00:00:00 +9999999999999"])
+def test_a_nonsensical_retry_after_is_ignored(archive: ArchiveServer, text: str) -> None:
+    archive.fault(status=503, retry_after=text, times=1)
     fetcher(archive).get(f"{archive.url}/list.txt", deadline=soon())
     assert archive.count() == 2
 
@@ -443,3 +445,61 @@ def test_deadline() -> None:
     assert Deadline.never().remaining() == float("inf")
     with pytest.raises(ValueError, match="NaN"):
         Deadline(float("nan"))
+
+
+def test_without_a_deadline_patience_ends_too(
+    archive: ArchiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(seconds: float) -> None:
+        raise AssertionError(f"{seconds} s are slept")
+
+    monkeypatch.setattr("core.templates.fetching.fetcher.time.sleep", sleep)
+    archive.fault(status=503, retry_after="86400")
+    with pytest.raises(ArchiveUnavailable, match=r"asks for 8\.64e\+04 s of patience"):
+        fetcher(archive).get(f"{archive.url}/list.txt", deadline=Deadline.never())
+    assert archive.count() == 1
+
+
+def test_a_nonsensical_length_is_ignored(archive: ArchiveServer) -> None:
+    archive.route("/x", lambda request: Answer(b"words", headers={"Content-Length": "9" * 5000}))
+    archive.fault("/x", no_length=True)
+    assert fetcher(archive).get(f"{archive.url}/x", deadline=soon()).content == b"words"
+
+
+def test_the_words_of_a_refusal_are_not_waited_for(archive: ArchiveServer) -> None:
+    words = b"begins" + b"." * 280 + b"finis"
+    archive.route("/x", lambda request: Answer(words, 400, "text/plain"))
+    archive.fault("/x", trickle=0.4)
+    with pytest.raises(RequestRefused, match="begins") as caught:
+        fetcher(archive).get(f"{archive.url}/x", deadline=soon())
+    assert "finis" not in str(caught.value)
+
+
+def test_a_redirection_leads_to_nothing_less_secure() -> None:
+    assert redirected("https://a.example/x", "/y") == "https://a.example/y"
+    assert redirected("http://a.example/x", "https://a.example/y") == "https://a.example/y"
+    with pytest.raises(ForbiddenAddress, match="not secure"):
+        redirected("https://a.example/x", "http://a.example/y")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:secret@alasky.cds.unistra.fr/x",
+        "https://user:se@secret@alasky.cds.unistra.fr/x",
+        "https://user:secret @alasky.cds.unistra.fr/x",
+        "https://user:secret@alasky.cds.unistra.fr:port/x",
+        "https://user:secret@alasky.cds.unistra\u2100.fr/x",
+        "//user:secret@alasky.cds.unistra.fr/x",
+    ],
+)
+def test_a_password_is_in_no_message(url: str) -> None:
+    policy = FetchPolicy(("alasky.cds.unistra.fr",))
+    with pytest.raises(ForbiddenAddress) as caught:
+        Fetcher(policy).get(url, deadline=soon())
+    assert "secret" not in str(caught.value)
+    assert "alasky" in str(caught.value)
+
+
+def test_a_host_is_named_without_its_user() -> None:
+    assert host_of("https://user:secret@A.example:8443/x") == "a.example:8443"

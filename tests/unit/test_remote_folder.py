@@ -1,5 +1,6 @@
 """Templates in an object store or on a web server, fetched once and then used from the cache."""
 
+import base64
 import gzip
 import threading
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append((self.command, self.path, self.headers.get("Range")))
+        if self.refused():
+            return
         if self.path in self.server.redirects:
             self.send_response(302)
             self.send_header("Location", self.server.redirects[self.path])
@@ -42,6 +45,8 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_HEAD(self):
         self.server.asked.append((self.command, self.path, None))
+        if self.refused():
+            return
         path = Path(self.translate_path(self.path))
         if not path.is_file():
             self.send_error(404)
@@ -53,6 +58,12 @@ class Handler(SimpleHTTPRequestHandler):
         if self.server.ranges:
             self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
+
+    def refused(self):
+        if self.server.wanted in (None, self.headers.get("Authorization")):
+            return False
+        self.send_error(401)
+        return True
 
     def answer_part(self, data):
         part, first, wanted = data, 0, self.headers.get("Range")
@@ -81,6 +92,7 @@ def serving(folder, *, ranges=True, sizes=True):
     handler = partial(Handler, directory=str(folder))
     with Server(("127.0.0.1", 0), handler) as server:
         server.asked, server.redirects, server.broken = [], {}, set()
+        server.wanted = None
         server.ranges, server.sizes = ranges, sizes
         server.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -321,3 +333,24 @@ def test_in_an_object_store(survey, tmp_path, monkeypatch):
             missing.find(request())
     finally:
         server.stop()
+
+
+def test_a_password_is_used_and_never_shown(survey, tmp_path, caplog):
+    pytest.importorskip("aiohttp")
+    caplog.set_level("DEBUG", logger="core")
+    with serving(survey) as server:
+        server.wanted = "Basic " + base64.b64encode(b"me:secret").decode()
+        url = server.url.replace("://", "://me:secret@")
+        cache = TemplateCache(tmp_path / "cache")
+        templates = DirectoryTemplates(url, cache=cache)
+        check_found(templates, survey, server.url)
+        with pytest.raises(NoTemplate) as none:
+            templates.find(request(band="u"))
+        server.broken.add("/")
+        with pytest.raises(InputUnavailable) as away:
+            DirectoryTemplates(url).find(request())
+        with pytest.raises(InputUnavailable):  # the password is needed
+            DirectoryTemplates(server.url).find(request())
+    kept = [repr(entry) for entry in cache.entries()]
+    said = [str(none.value), str(away.value), caplog.text, *templates.identify(request()), *kept]
+    assert not [text for text in said if "secret" in text]

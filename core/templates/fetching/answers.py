@@ -11,12 +11,13 @@ import urllib3
 from core.deadline import Deadline
 
 _MOST_WORDS = 300  # bytes
+_MOST_DIGITS = 18  # of a number of bytes
 
 
 def content_length(response: requests.Response) -> int | None:
-    """Return the bytes that an answer promises, None where it does not say."""
+    """Return the bytes that an answer promises, None where it does not say, or nonsense."""
     text = response.headers.get("Content-Length", "").strip()
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def retry_after(response: requests.Response) -> float | None:
@@ -26,7 +27,7 @@ def retry_after(response: requests.Response) -> float | None:
         return float(text)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a zone beyond all years
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
@@ -57,6 +58,7 @@ def said_in(response: requests.Response) -> str:
     kind = response.headers.get("Content-Type", "").lower()
     if "json" not in kind and "text/plain" not in kind:
         return ""
-    text = response.raw.read(_MOST_WORDS, decode_content=False).decode("utf-8", errors="replace")
+    # What has arrived: of an answer that trickles nothing more is waited for.
+    text = response.raw.read1(_MOST_WORDS, decode_content=False).decode("utf-8", errors="replace")
     words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return f": {words}" if words else ""

@@ -11,7 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urljoin
 
 import requests
 import urllib3
@@ -19,12 +18,11 @@ import urllib3
 from core.deadline import Deadline
 from core.errors import (
     ArchiveUnavailable,
-    ForbiddenAddress,
     NotInArchive,
     RequestRefused,
     UnexpectedAnswer,
 )
-from core.templates.fetching.addresses import check_address, host_of, shown
+from core.templates.fetching.addresses import check_address, host_of, redirected, shown
 from core.templates.fetching.answers import content_length, reason_of, retry_after, said_in
 from core.templates.fetching.connections import Sessions
 from core.templates.fetching.soundness import check_fits, looks_like_html
@@ -40,6 +38,7 @@ _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 425, 429})
 _UNEXPECTED_ATTEMPTS = 2  # a wrong answer is asked for once more; then it is the archive's own
+_MOST_PATIENCE = 120.0  # seconds; an archive that asks for more is unavailable
 
 
 class Content(enum.Enum):
@@ -62,7 +61,8 @@ class FetchPolicy:
         Times that a request is sent at most.
     backoff_seconds : float
         Wait before the second attempt, doubled each time and shortened by up to a half at random.
-        An archive's ``Retry-After`` wins. Both end with the deadline.
+        An archive's ``Retry-After`` wins; one of more than two minutes is not waited for. Both end
+        with the deadline.
     timeout_seconds : float
         To connect, and between bytes.
     max_bytes : int
@@ -224,6 +224,11 @@ class Fetcher:
                     raise ArchiveUnavailable(
                         f"{error}; the next attempt in {pause:.3g} s would be after the deadline"
                     ) from error
+                if asked is not None and asked > _MOST_PATIENCE:
+                    raise ArchiveUnavailable(
+                        f"{error}; it asks for {asked:.3g} s of patience, which nobody has; try "
+                        "again later"
+                    ) from error
                 logger.info("%s; attempt %d in %.2g s", error, attempt + 1, pause)
                 time.sleep(pause)
                 wait *= 2
@@ -268,12 +273,7 @@ class Fetcher:
             if response.status_code not in _REDIRECTS or "Location" not in response.headers:
                 return response
             response.close()
-            try:
-                url, params = urljoin(response.url, response.headers["Location"]), None
-            except ValueError as error:
-                raise ForbiddenAddress(
-                    f"{shown(response.url)}: redirects to what is no address"
-                ) from error
+            url, params = redirected(response.url, response.headers["Location"]), None
         raise UnexpectedAnswer(f"{shown(url)}: redirected more than {_MOST_REDIRECTS} times")
 
     def _judge(self, response: requests.Response) -> None:

@@ -181,7 +181,7 @@ class HipsTemplates:
         if not survey.tree.lower().startswith(("http://", "https://")):
             return LocalTree(survey.tree)
         if self._fetcher is None:
-            raise NoTemplate(f"{survey.tree}: no archive may be asked, by the settings")
+            raise NoTemplate(f"{survey.label}: no archive may be asked, by the settings")
         return RemoteTree(survey.tree, self._fetcher, self._cache)
 
     def _template(

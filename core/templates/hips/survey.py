@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from core.asinh import AsinhScale
+from core.templates.fetching.addresses import without_user
 
 _PANSTARRS = re.compile(r"pan[-_ ]?starrs", re.IGNORECASE)
 
@@ -71,7 +72,7 @@ class HipsSurvey:
     @property
     def label(self) -> str:
         """What it is called in messages."""
-        return self.hips or self.tree or ""
+        return self.hips or without_user(self.tree or "")
 
     @property
     def name(self) -> str:
