@@ -157,12 +157,16 @@ def get_survey_image(
             return swarp_bits(found.cells, grid, size, uncovered, **kwargs)
         if reproject == "swarp":
             return swarp_image(found.cells, grid, size, archive.zero_point, **kwargs)
-        made = mosaic(
-            [cell.image for cell in found.cells],
-            grid,
-            size,
-            **({"zero_point": archive.zero_point, "shared_noise": True} | kwargs),
-        ).image
+        try:
+            made = mosaic(
+                [cell.image for cell in found.cells],
+                grid,
+                size,
+                **({"zero_point": archive.zero_point, "shared_noise": True} | kwargs),
+            ).image
+        except ExposureError as error:
+            say(log, verbose, "no %s: %s", ext, error)
+            return None
         if ext == "mask":
             return mosaicked_bits(found.cells, grid, size, made.mask, uncovered)
         data = made.data.copy()

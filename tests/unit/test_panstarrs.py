@@ -213,8 +213,9 @@ def test_bands_are_mapped(server):
 
 def test_too_wide_a_field_is_not_asked_for(server):
     play(server)
-    with pytest.raises(NoTemplate, match="more than the limit of 4"):
+    with pytest.raises(NoTemplate, match="more than the limit of 4") as caught:
         provider(server, max_cells=4).find(exposure(shape=(4000, 4000)))
+    assert f"fields of up to about {CELL_SIZE:.2g} deg on a side work" in str(caught.value)
     assert server.requests == []
 
 

@@ -14,6 +14,7 @@ from astropy.io import fits
 from astropy.wcs import WCS, Sip
 
 from core.celestial import from_icrs, to_icrs
+from core.errors import NoTemplate
 from core.reading import read_wcs
 from core.templates import (
     get_ls_image,
@@ -192,6 +193,20 @@ def test_failures_are_none_and_are_told(server, ps1):
     assert "south of -31 deg" in text
     assert "bands g, r, i, z, y, not B" in text
     assert "HTTP 500" in text
+
+
+@pytest.mark.parametrize("ext", ["image", "mask"])
+def test_cells_that_cannot_be_put_together_are_none_and_told(ps1, monkeypatch, ext):
+    def refuse(*arguments, **options):
+        raise NoTemplate("none of 4 images lies on the exposure")
+
+    monkeypatch.setattr("core.templates.survey_image.mosaic", refuse)
+    said = []
+    found = get_ps1_image(
+        "r", ext=ext, wcs=grid(), shape=SHAPE, _archive=ps1[1], verbose=said.append
+    )
+    assert found is None
+    assert f"no {ext}: none of 4 images" in said[-1]
 
 
 @pytest.mark.parametrize(

@@ -325,9 +325,10 @@ class SurveyTemplates:
         return self._too_many(round(number)) if number > self._max_cells else None
 
     def _too_many(self, number: int) -> str:
+        side = (math.sqrt(self._max_cells) - 1) * self.survey.cell_size
         return (
             f"the exposure needs about {number} cells, more than the limit of {self._max_cells}; "
-            "take a HiPS for so wide a field, or raise the limit"
+            f"fields of up to about {side:.2g} deg on a side work; take a HiPS for wider ones"
         )
 
 
