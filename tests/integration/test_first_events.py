@@ -27,7 +27,8 @@ def test_first_events_are_sent_and_their_packets_saved(
     monkeypatch.setattr(first_events, "EXPOSURES", topics.exposures)
     monkeypatch.setattr(first_events, "ALERTS", topics.alerts)
     monkeypatch.setattr(first_events, "STATUS", topics.status)
-    monkeypatch.setattr(first_events, "PARTITIONS", dict.fromkeys(filter(None, vars(topics).values()), 1))
+    there = [name for name in vars(topics).values() if name]
+    monkeypatch.setattr(first_events, "PARTITIONS", dict.fromkeys(there, 1))
     monkeypatch.setattr(first_events, "PATIENCE", 90.0)
     events = [exposure.event for exposure in small_survey.exposures[:1]]
     events.append(events[0] | {"exposure_id": "gone", "science_uri": "/elsewhere/gone.fits"})
