@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from astropy.coordinates import ICRS, BaseCoordinateFrame, SkyCoord
 from astropy.wcs import WCS
-from astropy.wcs.utils import wcs_to_celestial_frame
+from astropy.wcs.utils import proj_plane_pixel_area, wcs_to_celestial_frame
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -31,6 +31,11 @@ def change_frame(
     there_lon[fine] = moved.spherical.lon.deg
     there_lat[fine] = moved.spherical.lat.deg
     return there_lon, there_lat
+
+
+def pixel_size(wcs: WCS) -> float:
+    """Return the side of a square of a pixel's area at the reference point, degrees."""
+    return float(np.sqrt(proj_plane_pixel_area(wcs.celestial)))
 
 
 def to_icrs(wcs: WCS, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from astropy.io.fits import Header
 from astropy.io.fits.verify import VerifyError
 from astropy.wcs import WCS
 
 from core.errors import UnusableInput
 from core.reading import read_wcs
+from core.tangent import TangentGrid
 
 _ARCSEC = 1 / 3600
 
@@ -39,18 +39,11 @@ def tangential_grid(
         East is to the right when the y axis points north.
     """
     ny, nx = shape
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    wcs.wcs.crval = centre
-    wcs.wcs.crpix = [0.5 * (nx + 1), 0.5 * (ny + 1)]
-    # the axes of the detector as vectors (towards east, towards north)
-    angle = np.radians(position_angle)
-    y_axis = np.array([np.sin(angle), np.cos(angle)])
-    x_axis = np.array([-np.cos(angle), np.sin(angle)]) * (-1 if mirrored else 1)
-    wcs.wcs.cd = pixel_scale * _ARCSEC * np.column_stack([x_axis, y_axis])
-    wcs.array_shape = shape
-    wcs.wcs.set()
+    centre_pixel = (0.5 * (nx - 1), 0.5 * (ny - 1))
+    wcs = TangentGrid(*centre, pixel_scale * _ARCSEC, position_angle, shape, centre_pixel).wcs
+    if mirrored:
+        wcs.wcs.cd = wcs.wcs.cd * [-1, 1]
+        wcs.wcs.set()
     return wcs
 
 

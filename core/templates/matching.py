@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from astropy.wcs import WCS
 
-from core.celestial import from_icrs, to_icrs
+from core.celestial import from_icrs, pixel_size, to_icrs
 from core.errors import NoTemplate
 from core.image import Image, MaskBit
 from core.noise import measure_sky, with_noise
@@ -187,13 +187,9 @@ def _on_grid(sources: SourceList, native: WCS, grid: WCS) -> tuple[SourceList, f
         return sources, 1.0
     x, y = from_icrs(grid, *to_icrs(native, sources.x, sources.y))
     finite = np.isfinite(x) & np.isfinite(y)
-    scale = float(np.sqrt(_pixel_area(native) / _pixel_area(grid)))
+    scale = pixel_size(native) / pixel_size(grid)
     moved = replace(sources, x=np.asarray(x), y=np.asarray(y)).select(finite)
     return replace(moved, half_light=moved.half_light * scale), scale
-
-
-def _pixel_area(wcs: WCS) -> float:
-    return float(abs(np.linalg.det(wcs.celestial.pixel_scale_matrix)))
 
 
 def _in_template_pixels(

@@ -69,6 +69,13 @@ def test_angle_scale_and_handedness(angle: float, mirrored: bool) -> None:
     assert turn == pytest.approx(90 if mirrored else -90, abs=1e-2)
 
 
+def test_a_detector_at_the_pole_lies_as_one_beside_it() -> None:
+    """The default of FITS turns the grid by half a circle in the last step to the pole."""
+    at, _ = grid(dec=90.0, ra=30.0, position_angle=20.0)
+    beside, _ = grid(dec=90.0 - 1e-9, ra=30.0, position_angle=20.0)
+    assert sky(at, 150, 20).separation(sky(beside, 150, 20)).arcsec < 1e-3
+
+
 def test_a_wcs_may_stand_for_the_place() -> None:
     wcs, shape = grid()
     cards = {k: v for k, v in wcs.to_header().items() if isinstance(v, str | float | int)}

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from astropy.wcs import WCS
 
 from core.celestial import from_icrs, to_icrs
+from core.tangent import unit_vectors
 from core.templates.index import Frame
 
 FloatArray = npt.NDArray[np.float64]
@@ -79,7 +80,7 @@ def _near(frame: Frame, ra: float, dec: float, spacing: float) -> tuple[float, f
             columns = round(ra / step) + np.arange(-1, 2)
             places += [(column * step % 360, row * spacing) for column in columns]
     near_ra, near_dec = np.array(places).T
-    closeness = _vectors(near_ra, near_dec) @ _vectors(np.array([ra]), np.array([dec]))[0]
+    closeness = unit_vectors(near_ra, near_dec) @ unit_vectors(ra, dec)
     closeness[~_on_frame(frame, near_ra, near_dec)] = -1
     best = int(np.argmax(closeness))
     return (ra, dec) if closeness[best] < 0 else (float(near_ra[best]), float(near_dec[best]))
@@ -99,7 +100,7 @@ def thinned(ra: FloatArray, dec: FloatArray, spacing: float) -> Places:
     kept_ra: list[float] = []
     kept_dec: list[float] = []
     left = np.ones(ra.size, dtype=bool)
-    vectors = _vectors(ra, dec)
+    vectors = unit_vectors(ra, dec)
     reach = np.cos(np.radians(spacing))
     while left.any():
         first = int(np.argmax(left))
@@ -111,12 +112,7 @@ def thinned(ra: FloatArray, dec: FloatArray, spacing: float) -> Places:
 
 def _on_frame(frame: Frame, ra: FloatArray, dec: FloatArray) -> npt.NDArray[np.bool_]:
     # The other half of the sky falls onto a tangent plane too.
-    near = _vectors(ra, dec) @ frame.centre >= np.cos(np.radians(min(frame.radius, 89.0)))
+    near = unit_vectors(ra, dec) @ frame.centre >= np.cos(np.radians(min(frame.radius, 89.0)))
     on = np.zeros(ra.shape, dtype=bool)
     on[near] = on_image(frame.wcs, frame.shape, ra[near], dec[near])
     return on
-
-
-def _vectors(ra: FloatArray, dec: FloatArray) -> FloatArray:
-    a, d = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)

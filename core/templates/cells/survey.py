@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
 
 from core.bands import canonical_band
+from core.celestial import pixel_size
 from core.deadline import Deadline
 from core.errors import NoTemplate
 from core.exposure import TemplateFacts
@@ -294,7 +293,7 @@ class SurveyTemplates:
         if request.wcs is None:
             raise NoTemplate(f"{self.name}: the exposure has no WCS; solve its astrometry first")
         frame = Frame.of(request.wcs, request.shape)
-        ratio = _arcsec_per_pixel(request.wcs) / self.survey.pixel_scale
+        ratio = 3600 * pixel_size(request.wcs) / self.survey.pixel_scale
         bins = max(1, math.ceil(ratio / 2 - _TOLERATED))
         return frame, self._band(request.band), bins
 
@@ -319,8 +318,7 @@ class SurveyTemplates:
         return f"{self.name}: RA {ra:.4f} Dec {dec:+.4f}, band {band}"
 
     def _too_large(self, frame: Frame) -> str | None:
-        scales = proj_plane_pixel_scales(frame.wcs.celestial)
-        area = float(np.prod(scales)) * frame.shape[0] * frame.shape[1]
+        area = pixel_size(frame.wcs) ** 2 * frame.shape[0] * frame.shape[1]
         number = area / self.survey.cell_size**2
         return self._too_many(round(number)) if number > self._max_cells else None
 
@@ -330,10 +328,6 @@ class SurveyTemplates:
             f"the exposure needs about {number} cells, more than the limit of {self._max_cells}; "
             f"fields of up to about {side:.2g} deg on a side work; take a HiPS for wider ones"
         )
-
-
-def _arcsec_per_pixel(wcs: WCS) -> float:
-    return float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))) * 3600
 
 
 def _counted(number: int, what: str) -> str:

@@ -6,9 +6,8 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
-from astropy.wcs.utils import proj_plane_pixel_area
 
-from core.celestial import to_icrs
+from core.celestial import pixel_size, to_icrs
 from core.deadline import Deadline
 from core.errors import NoTemplate
 from core.image import FloatImage, MaskBit, MaskImage
@@ -261,7 +260,7 @@ def _identity(survey: HipsSurvey) -> tuple[str, ...]:
 def _pixel_scale(request: TemplateRequest) -> float:
     """Return the size of the exposure's pixels, degrees."""
     assert request.wcs is not None
-    return float(np.sqrt(proj_plane_pixel_area(request.wcs.celestial)))
+    return pixel_size(request.wcs)
 
 
 def _grid(

@@ -8,8 +8,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits import Header
 from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_area
 
+from core.celestial import pixel_size
 from core.deadline import Deadline
 from core.errors import ExposureError, NoTemplate
 from core.image import FloatImage, Image, MaskBit
@@ -148,7 +148,7 @@ def _load(
     plane: TangentGrid | None = None
     size = shape
     if plain is None:
-        scale = float(np.sqrt(proj_plane_pixel_area(grid.celestial)))
+        scale = pixel_size(grid)
         plane = TangentGrid.around(grid, shape, scale, margin=10)
         plain, size = plane.wcs, plane.shape
     fine = (size[0] * times, size[1] * times)
