@@ -178,14 +178,15 @@ class Prefetcher:
 
     def _collect(self, event: Event) -> None:
         source, name = self._working.pop(event.task_id)
+        result: str
         if isinstance(event, Finished):
             done: Prefetched = event.value
             self._metrics.templates(done.counts)
             result, message = done.result, done.message
             level = logging.INFO if result in ("fetched", "none") else logging.WARNING
         elif isinstance(event, Lost):
-            result, message, level = event.why, event.message, logging.WARNING  # type: ignore[assignment]
+            result, message, level = event.why, event.message, logging.WARNING
         else:
-            result, message, level = "defect", event.traceback, logging.ERROR  # type: ignore[assignment]
+            result, message, level = "defect", event.traceback, logging.ERROR
         self._metrics.prefetches.labels(source, result).inc()
         logger.log(level, "fetched ahead for %s %s: %s: %s", source, name, result, message)

@@ -9,8 +9,7 @@ from core.templates.cache import FileCache, NoCache, TemplateCache
 from core.templates.cells import SurveyTemplates
 from core.templates.chain import ChainTemplates, Link
 from core.templates.directory import DirectoryTemplates
-from core.templates.fetching.archive_files import ArchiveFiles
-from core.templates.fetching.fetcher import Fetcher, FetchPolicy
+from core.templates.fetching import ArchiveFiles, Fetcher, FetchPolicy
 from core.templates.hips import HipsLimits, HipsSurvey, HipsTemplates, warm_hips
 from core.templates.legacysurvey import LegacySurvey
 from core.templates.observer import TemplateObserver

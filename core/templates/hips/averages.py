@@ -43,13 +43,12 @@ def average_tiles(
         y, x = divmod(rest, fine)
         width = tile.shape[0]
         part = width // parts
-        whole = coarse.setdefault(
-            (face * 2**order + y // parts) * 2**order + x // parts,
-            np.full((width, width), np.nan, np.float32),
-        )
+        above = (face * 2**order + y // parts) * 2**order + x // parts
+        if above not in coarse:
+            coarse[above] = np.full((width, width), np.nan, np.float32)
         # As stored, x runs from the bottom row to the top one and y along the rows.
         row, column = (parts - 1 - x % parts) * part, (y % parts) * part
-        whole[row : row + part, column : column + part] = block_means(tile, parts)
+        coarse[above][row : row + part, column : column + part] = block_means(tile, parts)
     return coarse
 
 
