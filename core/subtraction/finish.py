@@ -177,6 +177,5 @@ def sky_statistics(
     values = scaled[sample][blank]
     if values.size == 0:
         return float("nan"), float("nan")
-    middle = float(np.median(values))
-    low, high = np.percentile(values, [15.8655, 84.1345])
-    return middle, float((0.5 * (high - low)) ** 2)
+    low, middle, high = np.percentile(values, [15.8655, 50, 84.1345])
+    return float(middle), float((0.5 * (high - low)) ** 2)

@@ -127,11 +127,22 @@ def polynomial_plane(
     coefficients: npt.NDArray[np.float64], order: int, shape: tuple[int, int]
 ) -> FloatImage:
     """Evaluate a polynomial on every pixel, row by row."""
-    u, v = scaled(np.arange(shape[1]), np.arange(shape[0])[:, None], shape)
+    u, v = scaled(np.arange(shape[1]), np.arange(shape[0]), shape)
     along = np.zeros((shape[0], order + 1))
     for c, (i, j) in zip(coefficients, exponents(order), strict=True):
-        along[:, i] += c * v[:, 0] ** j
-    plane: FloatImage = along.astype(np.float32) @ np.stack(
-        [u**i for i in range(order + 1)]
-    ).astype(np.float32)
+        along[:, i] += c * v**j
+    plane = np.empty(shape, dtype=np.float32)
+    _evaluate(along.astype(np.float32), u.astype(np.float32), plane)
     return plane
+
+
+@numba.njit(parallel=True, cache=True)
+def _evaluate(along, u, plane):  # type: ignore[no-untyped-def] # pragma: no cover
+    ny, nx = plane.shape
+    highest = along.shape[1] - 1
+    for y in numba.prange(ny):
+        for x in range(nx):
+            value = along[y, highest]
+            for i in range(highest - 1, -1, -1):
+                value = value * u[x] + along[y, i]
+            plane[y, x] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -144,7 +145,8 @@ def run_sfft(
     # where the noise was built here, that of the sky is known apart from that of the sources
     alone = np.square(sky.rms, out=sky.rms) if sky and science.facts.gain else None
     del sky
-    fwhm, reference_fwhm = _seeing(science), _seeing(reference)
+    with ThreadPoolExecutor(2 if threads != 1 else 1) as pool:
+        fwhm, reference_fwhm = pool.map(_seeing, (science, reference))
     fwhm = fwhm if np.isfinite(fwhm) else DEFAULT_FWHM
     chosen, stamp_half = _around(obj, obj_size)
     pair = Pair(
