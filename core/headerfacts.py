@@ -27,6 +27,11 @@ _ZERO_POINT_ERR = ("MAGZPUNC", "MAGZPERR", "PHOTZPER", "ZPERR", "MAGZPRMS")
 _MJD_MID = ("MJD-MID", "MJDMID", "MJD_MID", "MJD-AVG", "MJD_AVG")
 _MJD_START = ("MJD-OBS", "MJD-BEG", "OBSMJD", "MJD", "MJD-STR")
 _JD_START = ("JD", "OBSJD", "JD-OBS")
+# First and last time in an image: FITS 4.0, section 9.5; as DECam, Mosaic-3 and the Legacy Surveys'
+# coadds (DATEOBSn) have it.
+_MJD_INTERVALS = (("MJD-BEG", "MJD-END"), ("MJDSTART", "MJDEND"), ("MJD-OBS", "MJD-END"))
+_DATE_INTERVALS = (("DATE-BEG", "DATE-END"), ("DATEOBS1", "DATEOBS2"))
+_MJD_SANE = (15000, 100000)
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,31 @@ def read_facts(headers: Sequence[Header]) -> HeaderFacts:
     )
 
 
+def read_interval(headers: Sequence[Header]) -> tuple[float, float] | None:
+    """Read when the earliest and the latest frame of an image were taken.
+
+    Parameters
+    ----------
+    headers : sequence of Header
+        The image's own first, then the file's primary header.
+
+    Returns
+    -------
+    (float, float) or None
+        MJD; None where the headers do not state both, or the second is before the first.
+    """
+    low, high = _MJD_SANE
+    pairs = [
+        (_first_number(headers, (one,), low, high), _first_number(headers, (other,), low, high))
+        for one, other in _MJD_INTERVALS
+    ]
+    pairs += [(_date(headers, (one,)), _date(headers, (other,))) for one, other in _DATE_INTERVALS]
+    for first, last in pairs:
+        if first is not None and last is not None and low < first <= last < high:
+            return first, last
+    return None
+
+
 def event_facts(facts: ExposureFacts, event: Mapping[str, float | str | None]) -> ExposureFacts:
     """Return ``facts`` with everything that the event states in place of the header's word."""
     values: dict[str, float | str | None] = {
@@ -144,32 +174,34 @@ def _band(headers: Sequence[Header]) -> str | None:
 
 def _mjd_mid(headers: Sequence[Header], exposure_time: float | None) -> float | None:
     half = (exposure_time or 0.0) / 2 / 86400
-
-    def first(keywords: tuple[str, ...], low: float, high: float) -> float | None:
-        for header in headers:
-            for keyword in keywords:
-                value = card(header, keyword)
-                if isinstance(value, str):
-                    try:
-                        value = float(value)
-                    except ValueError:
-                        continue
-                if isinstance(value, int | float) and low < value < high:
-                    return float(value)
-        return None
-
-    middle = first(_MJD_MID, 15000, 100000)
+    middle = _first_number(headers, _MJD_MID, *_MJD_SANE)
     if middle is None:
         middle = _date(headers, ("DATE-AVG", "DATE-MID"))
     if middle is not None:
         return middle
-    start = first(_MJD_START, 15000, 100000)
+    start = _first_number(headers, _MJD_START, *_MJD_SANE)
     if start is None:
         start = _date(headers, ("DATE-OBS", "DATE-BEG", "SHUTOPEN"))
     if start is None:
-        julian = first(_JD_START, 2415000, 2500000)
+        julian = _first_number(headers, _JD_START, 2415000, 2500000)
         start = None if julian is None else julian - 2400000.5
     return None if start is None else start + half
+
+
+def _first_number(
+    headers: Sequence[Header], keywords: tuple[str, ...], low: float, high: float
+) -> float | None:
+    for header in headers:
+        for keyword in keywords:
+            value = card(header, keyword)
+            if isinstance(value, str):
+                try:
+                    value = float(value)
+                except ValueError:
+                    continue
+            if isinstance(value, int | float) and low < value < high:
+                return float(value)
+    return None
 
 
 def _date(headers: Sequence[Header], keywords: tuple[str, ...]) -> float | None:

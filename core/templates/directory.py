@@ -16,6 +16,7 @@ from core.image import Image
 from core.reading import read_image
 from core.templates.cache import FileCache
 from core.templates.combining import choose_together, grid_around
+from core.templates.epochs import Epochs, as_facts
 from core.templates.folder import LocalFolder
 from core.templates.index import Frame, Overlap, TemplateIndex, TemplateRecord
 from core.templates.mosaic.mosaicking import mosaic
@@ -180,7 +181,6 @@ class DirectoryTemplates:
             wcs, shape = grid_around(images[0], frame, max_pixels=self._max_pixels)
             combined = mosaic(images, wcs, shape, threads=self._threads)
             image, sources, origin = combined.image, combined.sources, combined.origin
-        times = [i.facts.mjd_mid for i in images if i.facts.mjd_mid is not None]
         return Template(
             image=image,
             facts=TemplateFacts(
@@ -189,9 +189,8 @@ class DirectoryTemplates:
                 band=image.facts.band,
                 zero_point=image.facts.zero_point,
                 overlap=overlap,
-                mjd_first=min(times, default=None),
-                mjd_last=max(times, default=None),
                 n_frames=sum(record.n_frames for record in plan.records),
+                **as_facts(Epochs.spanning(record.epochs for record in plan.records)),
             ),
             sources=sources,
             origin=origin,

@@ -20,6 +20,7 @@ from core.image import ExposureFacts
 from core.pixel_mapping import SkyMapping
 from core.reading import is_side_extension, read_wcs
 from core.templates.cache import LockTimeout
+from core.templates.epochs import Epochs
 from core.templates.folder import FoundFile, TemplateFolder
 from core.templates.siblings import is_side_plane, planes_by_stem, siblings_of
 
@@ -71,6 +72,8 @@ class TemplateRecord:
         Arcsec, or pixels, whichever the header states; for comparisons only.
     n_frames : int
         Exposures that it was made of.
+    epochs : Epochs or None
+        When they were taken, if that is stated.
     """
 
     files: TemplateFiles
@@ -81,6 +84,7 @@ class TemplateRecord:
     depth: float | None
     seeing: float | None
     n_frames: int
+    epochs: Epochs | None = None
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -280,6 +284,7 @@ def _record(
         depth=number(_DEPTH),
         seeing=number(_SEEING_ARCSEC) or number(_SEEING_PIXELS),
         n_frames=max(1, int(number(_FRAMES) or 1)),
+        epochs=Epochs.of_headers(headers),
     )
 
 

@@ -5,6 +5,7 @@ AAA are the whole degrees of the brick's right ascension and ``what`` is ``image
 (nanomaggies per pixel: one unit is of magnitude 22.5), ``invvar-<band>`` or ``maskbits``. A brick
 has 3600 x 3600 pixels of 0.262 arcsec on a tangent plane of its own, and overlaps its neighbours by
 165 pixels. https://www.legacysurvey.org/dr10/files, "Image Stacks"; DR9 has the same layout.
+DATEOBS1 and DATEOBS2 in the header of an image are when its first and last exposure were taken.
 
 North of Dec 32.375 and north of the Galactic plane lies the survey of BASS and MzLS (``north``),
 everything else is DECam's (``south``); DR10 has the south only.

@@ -12,6 +12,9 @@ the stack, asinh-scaled with cards of its own) and ``.mask`` (`core.templates.ce
 Stacks are scaled to a zero point of 25 for one count a second, so that one count of a stack is of
 magnitude ``25 + 2.5 log10(EXPTIME)``, EXPTIME being the sum over all its exposures ("PS1 Stack
 images"). All pages are at https://outerspace.stsci.edu/display/PANSTARRS.
+
+MJD-OBS of a stack is the mean of its exposures. Their names are in ``INP_nnnn``, and begin with the
+night: ``o6521g0191o`` is the exposure 191 of MJD 56521 (as in real stacks).
 """
 
 from __future__ import annotations
@@ -21,11 +24,15 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from astropy.io.fits import Header
+
 from core.deadline import Deadline
 from core.errors import NotInArchive, UnexpectedAnswer
-from core.templates.cells.cell import Cell, CellFormat
+from core.fitsfile import card
+from core.templates.cells.cell import Cell, CellFormat, stated_epochs
 from core.templates.cells.sky_places import Places, grid_places
 from core.templates.cells.survey_bits import PANSTARRS
+from core.templates.epochs import Epochs
 from core.templates.fetching.archive_files import ArchiveFiles
 from core.templates.index import Frame
 
@@ -37,6 +44,8 @@ _TYPES = ("stack", "stack.wt", "stack.mask")
 _PATH = re.compile(
     r"/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*\.fits(?:\.fz)?"
 )
+_INPUT = re.compile(r"o(\d{4})g\d{4}o")  # an exposure, with its night
+_NIGHT_ZERO = 50_000  # MJD
 _ASKING = 4  # lists that are asked for at a time
 
 
@@ -67,7 +76,7 @@ class PanStarrsSurvey:
     def format(self, band: str) -> CellFormat:
         """Return how the cells are stored."""
         # Headers lack RADESYS; "PS1 DR2 caveats" says to insert FK5.
-        return CellFormat(noise="variance", bits=PANSTARRS, frame="FK5")
+        return CellFormat(noise="variance", bits=PANSTARRS, frame="FK5", epochs=stack_epochs)
 
     def refusal(self, frame: Frame, band: str | None) -> str | None:
         """Return why the survey cannot have a frame, None where it may."""
@@ -137,3 +146,15 @@ class PanStarrsSurvey:
             for name, found in planes.items()
             if all(kind in found for kind in _TYPES)
         ]
+
+
+def stack_epochs(header: Header) -> Epochs | None:
+    """Return when the exposures of a stack were taken, to the day, from their names.
+
+    The last day counts to its end. Where no names are given it is what MJD-OBS states, the mean.
+    """
+    names = [str(card(header, keyword)) for keyword in header if keyword.startswith("INP_")]
+    nights = [_NIGHT_ZERO + int(found[1]) for name in names if (found := _INPUT.match(name))]
+    if not nights:
+        return stated_epochs(header)
+    return Epochs(float(min(nights)), float(max(nights) + 1))

@@ -110,6 +110,9 @@ class LegacySurveyPlay:
                 if name == brick.name:
                     weight[row, column] = 0
             return _packed(weight, header)
+        # As legacypipe's coadds have them, in UTC.
+        header["DATEOBS1"] = f"2014-08-{int(brick.name[:4]) % 28 + 1:02d}T00:00:00.000"
+        header["DATEOBS2"] = "2018-02-18T12:00:00.000"
         pixels = self.sky.drawn(wcs, shape, 22.5)
         if self.noisy:
             rng = np.random.default_rng([int(brick.name[:4]), int(brick.name[5:])])

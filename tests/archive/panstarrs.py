@@ -10,6 +10,7 @@ Formats as the public documentation has them, at https://outerspace.stsci.edu/di
   stacks and weights, zero point 25 + 2.5 log10(EXPTIME), weights that are variances.
 - "PS1 Pixel flags in Image Table Data": the bits of the masks; MSKNAMnn and MSKVALnn in their
   headers.
+- As in real stacks MJD-OBS is a mean, and ``INP_nnnn`` name the exposures, with their nights.
 - "PS1 Sky tessellation patterns": cells of one projection cell share its tangent point and overlap.
 
 The whole numbers of stacks are RICE-compressed int16 with BSCALE and BZERO, one row a tile; those
@@ -220,6 +221,10 @@ def stack_header(wcs: WCS, seconds: float, band: str, projection: int, subcell: 
     header["HIERARCH CELL.GAIN"] = 1.031332
     header["EXPTIME"] = seconds
     header["MJD-OBS"] = 55961.07
+    for number, night in enumerate((6521, 5090, 5961 + subcell)):
+        header[f"INP_{number:04d}"] = (
+            f"o{night}g0225o.644178.wrp.1155869.skycell.{projection:04d}.{subcell:03d}.fits"
+        )
     return header
 
 

@@ -20,6 +20,7 @@ from tests.archive.server import ArchiveServer
 from tests.integration.observed_field import PIXELS, ObservedField
 
 HIPS_ZERO_POINT, HIPS_PIXEL = 25.0, 0.6
+HIPS_EPOCHS = 51488.0, 51955.0
 HIPS_ORDER = 11  # tiles of 128 pixels of 0.8 arcsec
 
 TREE, HIPS2FITS, PANSTARRS, LEGACYSURVEY = "/tree/g/", "/hips2fits", "skycell", "/dr10/"
@@ -83,7 +84,10 @@ def sky_archive(folder: Path) -> Iterator[SkyArchive]:
     gap, nowhere = ObservedField("gap", 60.0, 20.0), ObservedField("nowhere", 200.0, -60.0)
     sky = north.star_field(HIPS_ZERO_POINT, HIPS_PIXEL)
     tree = folder / "hips"
-    write_hips(tree, sky, north.wcs(), (PIXELS, PIXELS), order=HIPS_ORDER, encode=_noisy)
+    write_hips(
+        tree, sky, north.wcs(), (PIXELS, PIXELS), order=HIPS_ORDER, encode=_noisy,
+        t_min=HIPS_EPOCHS[0], t_max=HIPS_EPOCHS[1],
+    )  # fmt: skip
     templates = folder / "templates"
     south.write_template(templates, "y")
     gap.write_template(templates, "g")

@@ -17,9 +17,16 @@ from confluent_kafka import Message
 
 from tests.archive.server import ArchiveServer
 from tests.integration.night import Night, Observed
-from tests.integration.observed_field import PIXELS, SCALE, TRANSIENTS, ObservedField
+from tests.integration.observed_field import (
+    FIRST_NIGHT,
+    PIXELS,
+    SCALE,
+    TRANSIENTS,
+    ObservedField,
+)
 from tests.integration.sky_archive import (
     HIPS2FITS,
+    HIPS_EPOCHS,
     LEGACYSURVEY,
     PANSTARRS,
     PANSTARRS_LIST,
@@ -33,6 +40,7 @@ from tests.service_process import PATIENCE, ServiceProcess, Topics, send_events
 pytestmark = pytest.mark.kafka
 
 StartNight = Callable[..., Night]
+HALF_AN_EXPOSURE = 15 / 86400
 ARCHIVES = {TREE, HIPS2FITS, PANSTARRS, PANSTARRS_LIST, LEGACYSURVEY}
 
 
@@ -106,23 +114,41 @@ def assert_found(observed: Observed, field: ObservedField, provider: str) -> Non
     assert sorted(observed.nearest(field.transients)) == list(range(len(TRANSIENTS)))
 
 
+def assert_dated(observed: Observed, epochs: tuple[float, float] | None) -> None:
+    """Status and packets say when the frames of the template were taken."""
+    said = observed.status["template"]
+    expected = (None, None) if epochs is None else pytest.approx(epochs, abs=1e-6)
+    assert (said["mjd_first"], said["mjd_last"]) == expected
+    for alert in observed.alerts:
+        candidate = alert["candidate"]
+        days = (0.0, 0.0) if epochs is None else [mjd + 2400000.5 for mjd in epochs]
+        in_packet = candidate["jdstartref"], candidate["jdendref"]
+        assert in_packet == pytest.approx(days, rel=1e-12)
+
+
 def asked(sky: SkyArchive) -> set[str]:
     """Whom requests were sent to."""
     return {archive for archive in ARCHIVES if sky.server.count(archive)}
 
 
 @pytest.mark.parametrize(
-    ("field", "band", "provider", "archives"),
+    ("field", "band", "provider", "archives", "epochs"),
     [
-        ("north", "g", "hips", {TREE}),
-        ("north", "i", "hips", {HIPS2FITS}),
-        ("north", "r", "panstarrs", {PANSTARRS, PANSTARRS_LIST}),
-        ("south", "r", "legacysurvey", {LEGACYSURVEY}),
-        ("south", "y", "directory", set()),
+        ("north", "g", "hips", {TREE}, HIPS_EPOCHS),
+        ("north", "i", "hips", {HIPS2FITS}, None),
+        ("north", "r", "panstarrs", {PANSTARRS, PANSTARRS_LIST}, (55090.0, 56522.0)),
+        ("south", "r", "legacysurvey", {LEGACYSURVEY}, (56885.0, 58167.5)),
+        ("south", "y", "directory", set(), (FIRST_NIGHT - 300 + HALF_AN_EXPOSURE,) * 2),
     ],
 )
 def test_every_provider_in_turn_turns_exposures_into_alerts(
-    night: Night, sky: SkyArchive, field: str, band: str, provider: str, archives: set[str]
+    night: Night,
+    sky: SkyArchive,
+    field: str,
+    band: str,
+    provider: str,
+    archives: set[str],
+    epochs: tuple[float, float] | None,
 ) -> None:
     """Nobody is asked who cannot have the field or the band, and nobody after the one who has."""
     of_field = getattr(sky, field)
@@ -130,7 +156,9 @@ def test_every_provider_in_turn_turns_exposures_into_alerts(
         night.counted("requests", provider=provider, result="found"),
         night.counted("cache_events", event="stored"),
     )
-    assert_found(night.observe(of_field, band), of_field, provider)
+    observed = night.observe(of_field, band)
+    assert_found(observed, of_field, provider)
+    assert_dated(observed, epochs)
     assert asked(sky) == archives
     assert night.counted("requests", provider=provider, result="found") == found + 1
     assert (night.counted("cache_events", event="stored") > stored) == bool(archives)

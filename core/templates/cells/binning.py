@@ -22,6 +22,7 @@ from core.templates.cells.cell import (
     box_around,
     cell_wcs,
     shifted,
+    stated_epochs,
 )
 
 
@@ -71,8 +72,10 @@ def write_cell(cell: CellImage, path: Path) -> None:
     image = cell.image
     assert image.wcs is not None
     header = image.wcs.to_header()
-    facts = image.facts
+    facts, epochs = image.facts, cell.epochs
     for keyword, value in (
+        ("MJD-BEG", None if epochs is None else epochs.first),
+        ("MJD-END", None if epochs is None else epochs.last),
         ("ZP", facts.zero_point),
         ("EXPTIME", facts.exposure_time),
         ("GAIN", facts.gain),
@@ -112,7 +115,8 @@ def read_written_cell(
     facts = read_facts((data.header,)).facts
     frames = card(data.header, "NINPUTS")
     return CellImage(
-        replace(image, wcs=shifted(wcs, box), facts=facts, name=name),
+        replace(image, wcs=shifted(wcs, box), facts=replace(facts, mjd_mid=None), name=name),
         planes[2],
         n_frames=frames if isinstance(frames, int) else 1,
+        epochs=stated_epochs(data.header),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,13 +21,20 @@ from core.headerfacts import read_facts
 from core.image import FloatImage, Image, MaskBit
 from core.reading import read_wcs
 from core.templates.cells.survey_bits import Bits, SurveyBits
+from core.templates.epochs import Epochs
 
 MARGIN = 60  # pixels of a cell that are kept around the exposure
+
 
 _OLD_KEYWORDS = {f"PC00{i}00{j}": f"PC{i}_{j}" for i in (1, 2) for j in (1, 2)}
 MAX_PIXELS = 20_000 * 20_000
 Box = tuple[slice, slice]
 Path = str | os.PathLike[str]
+
+
+def stated_epochs(header: Header) -> Epochs | None:
+    """Return the epochs that the header of a cell states."""
+    return Epochs.of_headers((header,))
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,15 @@ class CellFormat:
         AB magnitude of one unit; None to read it from each header.
     frame : str
         RADESYS of headers that have none.
+    epochs : callable
+        Given the header of an image plane, returns its epochs.
     """
 
     noise: Literal["variance", "weight"]
     bits: SurveyBits
     zero_point: float | None = None
     frame: str = "ICRS"
+    epochs: Callable[[Header], Epochs | None] = stated_epochs
 
 
 @dataclass(frozen=True)
@@ -85,11 +96,14 @@ class CellImage:
         The survey's own mask, where it was kept.
     n_frames : int
         Exposures that it was made of; 1 where that is not known.
+    epochs : Epochs or None
+        When they were taken, if that is stated.
     """
 
     image: Image
     bits: Bits | None
     n_frames: int = 1
+    epochs: Epochs | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +188,7 @@ def read_cell(
         replace(part, wcs=shifted(wcs, box), facts=replace(facts, mjd_mid=None), name=name),
         bits,
         n_frames=frames if isinstance(frames, int) and frames > 0 else 1,
+        epochs=layout.epochs(image.header),
     )
 
 

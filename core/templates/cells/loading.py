@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # astropy.io.fits meanwhile is the same for all threads, and so is the memory.
 _READING = threading.Lock()
 
-_BINNED_VERSION = "1"  # of how a binned cell is made; part of the key under which it is kept
+_BINNED_VERSION = "2"  # of how a binned cell is made; part of the key under which it is kept
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from core.templates.cells.cell import Cell, CellFormat, CellImage
 from core.templates.cells.grid import covered_by, covered_share, native_grid
 from core.templates.cells.loading import CellLoader
 from core.templates.cells.sky_places import Places, grid_places, lattice_places, thinned
+from core.templates.epochs import Epochs, as_facts
 from core.templates.fetching.archive_files import ArchiveFiles
 from core.templates.index import Frame
 from core.templates.mosaic.mosaicking import mosaic
@@ -186,6 +187,7 @@ class SurveyTemplates:
             zero_point=self.survey.zero_point,
             overlap=overlap,
             n_frames=int(np.median([cell.n_frames for cell in found.cells])),
+            **as_facts(Epochs.spanning(cell.epochs for cell in found.cells)),
         )
         image = replace(made.image, facts=replace(made.image.facts, band=band))
         return Template(

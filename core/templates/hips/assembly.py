@@ -12,6 +12,7 @@ from core.deadline import Deadline
 from core.errors import NoTemplate
 from core.image import FloatImage, MaskBit, MaskImage
 from core.tangent import FloatArray, TangentGrid, unit_vectors
+from core.templates.epochs import Epochs
 from core.templates.hips.averages import average_tiles, block_means, finer_keys
 from core.templates.hips.healpix import IntArray
 from core.templates.hips.hips2fits import Hips2Fits
@@ -72,6 +73,8 @@ class SurveyPixels:
         All that determines them, but the grid.
     noise_power : float
         The least by which their noise is tied together (`core.image.Image.noise_power`).
+    epochs : Epochs or None
+        Of the survey, where that is known.
     """
 
     data: FloatImage
@@ -80,6 +83,7 @@ class SurveyPixels:
     source: str
     identity: tuple[str, ...]
     noise_power: float = LANCZOS_NOISE_POWER
+    epochs: Epochs | None = None
 
     @property
     def holes(self) -> npt.NDArray[np.bool_]:
@@ -200,7 +204,9 @@ class TilePlan:
             saturation=np.inf if self.survey.saturation is None else self.survey.saturation,
             threads=limits.threads,
         )
-        return SurveyPixels(data, mask, self.grid, self.tree.place, identity)
+        return SurveyPixels(
+            data, mask, self.grid, self.tree.place, identity, epochs=self.properties.epochs
+        )
 
     def _wanted(self) -> list[int]:
         return finer_keys(self.keys, self.order, self.deeper).tolist()

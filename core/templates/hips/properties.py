@@ -12,6 +12,7 @@ from astropy.coordinates import ICRS, BarycentricMeanEcliptic, Galactic
 from core.celestial import change_frame
 from core.errors import NoTemplate
 from core.tangent import FloatArray, unit_vectors
+from core.templates.epochs import Epochs
 from core.templates.hips.healpix import pixel_size
 
 _FRAMES = {"equatorial": "equatorial", "c": "equatorial", "galactic": "galactic", "g": "galactic"}
@@ -47,6 +48,9 @@ class HipsProperties:
         Pixel size of the images that it was made of, degrees (``s_pixel_scale``).
     release : str
         When it was last changed.
+    epochs : Epochs or None
+        Of the images that it was made of (``t_min`` and ``t_max``, MJD); None unless both are
+        stated.
     """
 
     title: str
@@ -59,6 +63,7 @@ class HipsProperties:
     sky_fraction: float | None = None
     survey_pixel: float | None = None
     release: str = ""
+    epochs: Epochs | None = None
 
     @classmethod
     def parse(cls, text: str, where: str) -> HipsProperties:
@@ -111,6 +116,7 @@ class HipsProperties:
             sky_fraction=_number(said.get("moc_sky_fraction")),
             survey_pixel=_number(said.get("s_pixel_scale")),
             release=said.get("hips_release_date", ""),
+            epochs=_epochs(_number(said.get("t_min")), _number(said.get("t_max"))),
         )
 
     def pixel(self, order: int) -> float:
@@ -163,3 +169,9 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if np.isfinite(value) and value > 0 else None
+
+
+def _epochs(first: float | None, last: float | None) -> Epochs | None:
+    if first is None or last is None or last < first:
+        return None
+    return Epochs(first, last)

@@ -20,6 +20,7 @@ from core.errors import (
 from core.exposure import TemplateFacts
 from core.image import ExposureFacts, Image
 from core.templates.cache import FileCache, NoCache
+from core.templates.epochs import as_facts
 from core.templates.fetching.fetcher import Fetcher
 from core.templates.hips.assembly import (
     HipsLimits,
@@ -215,6 +216,7 @@ class HipsTemplates:
                 band=survey.band,
                 zero_point=survey.zero_point,
                 overlap=overlap,
+                **as_facts(pixels.epochs),
             ),
             sources=(pixels.source,),
             identity=pixels.identity,
