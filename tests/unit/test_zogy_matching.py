@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from core.errors import SubtractionFailed
 from core.simulate import PairSettings
 from core.subtraction.weighted_median import weighted_median
 from core.subtraction.zogy.boxes import star_boxes
 from core.subtraction.zogy.images import known
-from core.subtraction.zogy.matching import MatchingOptions, aperture_scale, match
+from core.subtraction.zogy.matching import Matching, MatchingOptions, aperture_scale, match
 from core.subtraction.zogy.refinement import remaining_error
 from tests.prepared_pair import make_pair
 
@@ -64,6 +65,17 @@ def test_a_wrong_scale_is_seen_in_what_remains(images):
     assert remaining_error(boxes, matching) < 0.02
     wrong = replace(matching, flux_scale=0.8 * matching.flux_scale)
     assert remaining_error(boxes, wrong) > 0.1
+
+
+def test_a_scale_that_falls_below_zero_within_the_frame_is_refused():
+    def sloped(slope):
+        scale = np.array([1.0, slope, 0.0])
+        return Matching(scale, np.zeros((2, 1)), 1, 0, (420, 440), 0.0, 0.0, 12, 0)
+
+    sloped(0.3).check_flux_scale()
+    for slope in (1.5, np.nan):
+        with pytest.raises(SubtractionFailed, match="its 12 stars are too few"):
+            sloped(slope).check_flux_scale()
 
 
 def test_weighted_median_counts_weight():

@@ -154,6 +154,7 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
         _check(science, template)
         with scipy.fft.set_workers(threads):
             matched = _match(science, template, pair, settings)
+        matched.matching.check_flux_scale()
         science, template = floors(matched.science, matched.template, matched.typical_scale)
         inputs, grid = _inputs(science, template, settings, matched.matching, threads)
         planes = subtract_tiles(inputs, grid, threads=threads)
@@ -224,7 +225,7 @@ def _against_apertures(
     scale, error = aperture_scale(science, template, sources, (float(dx), float(dy)))
     if not np.isfinite(error):
         return 0.0
-    off = abs(float(np.median(_scales(matching))) / scale - 1)
+    off = abs(float(np.median(matching.flux_scales())) / scale - 1)
     return max(off - 2 * error, 0.0)
 
 
@@ -312,7 +313,7 @@ def _finish(
         matching, matched.refinement, grid,
     )  # fmt: skip
     facts = EngineFacts(
-        "zogy", _scales(matching), matching.stars_used, matching.stars_clipped,
+        "zogy", matching.flux_scales(), matching.stars_used, matching.stars_clipped,
         (science.psf.size, science.psf.size), "both", started, matching.scale_error,
         science.psf.flux_error,
     )  # fmt: skip
@@ -331,10 +332,3 @@ def _astrometric_error(pair: Pair, settings: ZogySettings, matching: Matching) -
     if settings.astrometric_error is not None:
         return float(np.sqrt(0.5 * sum(error**2 for error in settings.astrometric_error)))
     return matching.shift_rms if settings.fit_shift else pair.shift_rms
-
-
-def _scales(matching: Matching) -> Float64:
-    """The flux scale on a 9 by 9 grid over the frame."""
-    ny, nx = matching.shape
-    x, y = np.meshgrid(np.linspace(0, nx - 1, 9), np.linspace(0, ny - 1, 9))
-    return matching.flux_scale_at(x, y)

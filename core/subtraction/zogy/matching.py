@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import sep
 
+from core.errors import SubtractionFailed
 from core.polynomials import terms
 from core.stars import SourceList
 from core.subtraction.finish import MEDIAN_OF_CHI2
@@ -27,6 +28,7 @@ TYPICAL_SCATTER = 0.03  # of the scale of stars around the scale of the frame, a
 FEWEST_STARS = 3
 UNCERTAIN = 0.1  # error of a scale that fewer stars tell
 WORST_SCALE = 0.2  # error of a star's scale, from which on it tells nothing
+LEAST_SCALE = 0.1  # of the median scale, anywhere in the frame
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,31 @@ class Matching:
     def flux_scale_at(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Float64:
         """Flux scale at one or more places."""
         return terms(self.flux_order, x, y, self.shape) @ self.flux_scale
+
+    def flux_scales(self) -> Float64:
+        """Flux scale on a 9 by 9 grid over the frame."""
+        ny, nx = self.shape
+        x, y = np.meshgrid(np.linspace(0, nx - 1, 9), np.linspace(0, ny - 1, 9))
+        return self.flux_scale_at(x, y)
+
+    def check_flux_scale(self) -> None:
+        """Refuse a flux scale that is none.
+
+        Few stars on one side of a frame leave the other to extrapolation, down to below zero.
+
+        Raises
+        ------
+        core.errors.SubtractionFailed
+            If the scale falls below a tenth of its median anywhere.
+        """
+        scales = self.flux_scales()
+        typical, lowest = float(np.median(scales)), float(scales.min())
+        if not lowest > LEAST_SCALE * abs(typical):
+            raise SubtractionFailed(
+                f"the flux scale of {typical:.3g} falls to {lowest:.3g} within the frame: its "
+                f"{self.stars_used} stars are too few to tell it everywhere, or the images do not "
+                "show the same sky"
+            )
 
     def shift_at(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Float64:
         """Return (dx, dy) at one or more places, shape (..., 2)."""
