@@ -126,6 +126,11 @@ class TemplateSettings(Section):
         pattern=_REGION,
         description="`legacysurvey`: release and region of the north; empty for none",
     )
+    fill: bool = Field(
+        default=False,
+        description="What a provider leaves bare of an exposure comes from the next one of the "
+        "same band, where both have zero points; else it is masked",
+    )
     bands: Bands = Field(
         default_factory=dict,
         description="Band of the exposure to band of an archive, not of `directory`: "

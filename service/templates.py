@@ -10,6 +10,7 @@ from core.templates.cells import SurveyTemplates
 from core.templates.chain import ChainTemplates, Link
 from core.templates.directory import DirectoryTemplates
 from core.templates.fetching import ArchiveFiles, Fetcher, FetchPolicy
+from core.templates.filling import Filling
 from core.templates.hips import HipsLimits, HipsSurvey, HipsTemplates, warm_hips
 from core.templates.legacysurvey import LegacySurvey
 from core.templates.observer import TemplateObserver
@@ -101,8 +102,11 @@ def make_templates(
         Link(provider(name), settings.deadline_seconds, bands=_bands(name, settings))
         for name in settings.providers
     ]
+    filling = Filling(max_pixels, threads) if settings.fill else None
     return TemplateSource(
-        ChainTemplates(links, observer=observer), kept if settings.keep_projected else None, kept
+        ChainTemplates(links, observer=observer, filling=filling),
+        kept if settings.keep_projected else None,
+        kept,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from core.bands import canonical_band
@@ -16,11 +16,16 @@ from core.errors import (
     NoTemplate,
     RequestRefused,
 )
+from core.templates.filling import WHOLE, Filling, bare_request, filled, mismatch
 from core.templates.index import Frame
 from core.templates.observer import RequestResult, Silent, TemplateObserver
+from core.templates.projected import grid_fingerprint
 from core.templates.template import Identifying, Template, TemplateProvider, TemplateRequest
 
 logger = logging.getLogger(__name__)
+
+_REMEMBERED = 1000  # pointings whose template was partial
+_NONE = ("none",)  # in an identity: who was asked for the rest and had nothing
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class ChainTemplates:
 
     A provider that has none, cannot be asked, or delivers what cannot be used gives way to the
     next. Part of the exposure is enough if it is the ``min_overlap`` of the request; the rest is
-    masked when the template is projected.
+    masked when the template is projected, or filled from the next of the same band, if both have
+    zero points.
 
     Parameters
     ----------
@@ -65,15 +71,25 @@ class ChainTemplates:
         In the order in which they are asked.
     observer : TemplateObserver or None
         Hears what each said.
+    filling : Filling or None
+        How a template that covers a part is filled; None to leave the rest masked.
     """
 
     name = "chain"
 
-    def __init__(self, links: Sequence[Link], *, observer: TemplateObserver | None = None) -> None:
+    def __init__(
+        self,
+        links: Sequence[Link],
+        *,
+        observer: TemplateObserver | None = None,
+        filling: Filling | None = None,
+    ) -> None:
         if not links:
             raise ValueError("a chain of templates needs at least one provider")
         self.links = tuple(links)
         self._observer: TemplateObserver = observer or Silent()
+        self._filling = filling
+        self._asked: dict[tuple[str, ...], tuple[_Asked, ...]] = {}
 
     def find(self, request: TemplateRequest) -> Template:
         """Return the first template that is delivered.
@@ -88,7 +104,7 @@ class ChainTemplates:
         said: list[str] = []
         faults: list[str] = []
         unavailable = False
-        for link in self.links:
+        for place, link in enumerate(self.links):
             name = link.provider.name
             if request.deadline is not None and request.deadline.expired:
                 said.append(f"{name}: not asked, there was no time left")
@@ -107,7 +123,7 @@ class ChainTemplates:
             self._observer.requested(name, "found")
             if faults:
                 logger.warning("the template is of %s; %s", name, "; ".join(faults))
-            return template
+            return self._filled(template, request, self.links[place + 1 :])
         message = f"no template{_where(request)}; {'; '.join(said)}"
         if unavailable:
             raise InputUnavailable(message)
@@ -119,10 +135,77 @@ class ChainTemplates:
             if not isinstance(link.provider, Identifying):
                 return None
             try:
-                return link.provider.identify(link.request(request))
+                identity = link.provider.identify(link.request(request))
             except ExposureError:  # `find` would go on to the next, too
                 continue
+            return None if identity is None else self._with_rest(identity, request)
         return None
+
+    def _filled(
+        self, template: Template, request: TemplateRequest, links: Iterable[Link]
+    ) -> Template:
+        """Return the template, filled from others where it is to be."""
+        if self._filling is None or template.facts.overlap >= WHOLE:
+            return template
+        own, asked, known = template.identity, [], True
+        for link in links:
+            part = bare_request(template, request)
+            if part is None:
+                break
+            identity: tuple[str, ...] = _NONE
+            try:
+                other = link.provider.find(link.request(part))
+            except ExposureError as error:
+                self._observer.requested(link.provider.name, _result_of(error))
+                logger.info("%s fills nothing: %s", link.provider.name, error)
+                known &= not error.retriable
+            else:
+                self._observer.requested(link.provider.name, "found")
+                identity = other.identity
+                template = self._filled_from(other, template, request)
+            asked.append(_Asked(link, replace(part, deadline=None), identity))
+        if not (own and known and all(each.identity for each in asked)):
+            return replace(template, identity=())
+        if not asked:
+            return template
+        if len(self._asked) >= _REMEMBERED:
+            self._asked.clear()
+        self._asked[_pointing(own, request)] = tuple(asked)
+        return replace(template, identity=_together(own, asked))
+
+    def _filled_from(
+        self, other: Template, template: Template, request: TemplateRequest
+    ) -> Template:
+        assert self._filling is not None
+        reason = mismatch(template, other)
+        if reason is None:
+            try:
+                return filled(template, other, request, self._filling)
+            except ExposureError as error:
+                reason = str(error)
+        logger.info("%s is not filled: %s", template.facts.template_id, reason)
+        return template
+
+    def _with_rest(
+        self, identity: tuple[str, ...], request: TemplateRequest
+    ) -> tuple[str, ...] | None:
+        """Return the identity of the whole, as far as it is known who is asked for the rest."""
+        if self._filling is None or request.wcs is None:
+            return identity
+        now: list[_Asked] = []
+        for each in self._asked.get(_pointing(identity, request), ()):
+            provider = each.link.provider
+            if not isinstance(provider, Identifying):
+                return None
+            try:
+                part = replace(each.part, deadline=request.deadline)
+                found = provider.identify(each.link.request(part))
+            except ExposureError:
+                found = _NONE
+            if found is None:
+                return None
+            now.append(replace(each, identity=found))
+        return _together(identity, now) if now else identity
 
     def _ask(self, link: Link, request: TemplateRequest) -> Template:
         template = link.provider.find(link.request(request))
@@ -133,6 +216,25 @@ class ChainTemplates:
                 f"{100 * request.min_overlap:.0f} % are needed"
             )
         return template
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Who was asked for which part of what was bare, and what it has of it."""
+
+    link: Link
+    part: TemplateRequest
+    identity: tuple[str, ...]
+
+
+def _pointing(identity: tuple[str, ...], request: TemplateRequest) -> tuple[str, ...]:
+    assert request.wcs is not None
+    return *identity, grid_fingerprint(request.wcs, request.shape)
+
+
+def _together(own: tuple[str, ...], asked: Iterable[_Asked]) -> tuple[str, ...]:
+    parts = [part for each in asked for part in (each.link.provider.name, *each.identity)]
+    return "filled", *own, *parts
 
 
 def _result_of(error: ExposureError) -> RequestResult:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sep
 from astropy.io import fits
 
 from core.errors import ExposureError, InputUnavailable, NoTemplate
@@ -21,7 +22,9 @@ from service.settings_loading import SettingsError, load
 from service.template_settings import TemplateSettings
 from service.template_tally import TemplateTally
 from service.templates import TemplateSource, make_cache, make_templates
+from tests.archive.panstarrs import PanStarrsPlay, Projection
 from tests.archive.server import Answer, ArchiveServer
+from tests.archive.star_sky import StarSky
 
 SHAPE = (200, 200)
 RA, DEC = 40.0, 10.0
@@ -108,6 +111,37 @@ def test_a_folder_of_coadds_calls_the_bands_as_the_exposures_do(
     for band in example["bands"]:
         found = source.templates.find(request(band)).facts
         assert (found.provider, found.template_id) == ("directory", f"{band}.fits")
+
+
+def test_what_is_bare_is_filled_if_the_settings_say_so(
+    tmp_path: Path, archive: ArchiveServer
+) -> None:
+    """The folder has the lower part, Pan-STARRS the whole, brighter by 2.5 magnitudes a count."""
+    projection = Projection(1226, RA, DEC, cell=440)
+    sky = StarSky.lattice(projection.wcs, projection.shape, 60)
+    PanStarrsPlay(sky, (projection,), noisy=True).serve(archive)
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    grid = tangential_grid((RA, DEC), SHAPE, 1.0)
+    header = grid.to_header()
+    header.update({"FILTER": "r", "MAGZP": 22.5, "EXPTIME": 60.0})
+    pixels = np.random.default_rng(1).normal(0, 0.05, SHAPE).astype(np.float32)
+    pixels += sky.drawn(grid, SHAPE, 22.5)
+    fits.writeto(folder / "lower.fits", pixels[:120], header)
+    for fill, sources in ((False, 1), (True, 3)):
+        source = made(tmp_path, archive, providers=["directory", "panstarrs"], fill=fill)
+        template = source.templates.find(request())
+        assert template.facts.overlap == pytest.approx(1.0 if fill else 0.6, abs=0.02)
+        assert len(template.sources) == sources
+        image = template.image
+        if fill:
+            assert template.facts.template_id.startswith("lower.fits + r skycell.1226")
+            x, y = sky.places(image.wcs)
+            on = (x > 70) & (x < 250) & (y > 70) & (y < 250)
+            flux, _, _ = sep.sum_circle(image.data - np.median(image.data), x[on], y[on], 4.0)
+            assert flux == pytest.approx(sky.fluxes(22.5)[on], rel=0.05)
+            of = template.origin[np.rint(y[on]).astype(int), np.rint(x[on]).astype(int)]
+            assert set(of) == {0, 1, 2}  # the lower cells were not even asked for
 
 
 def test_patience_is_that_of_the_settings(tmp_path: Path, archive: ArchiveServer) -> None:
