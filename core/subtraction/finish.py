@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from core.image import FloatImage, MaskImage
+from core.subtraction.local_error import local_model_error
 from core.subtraction.pair import Pair
 from core.subtraction.star_residuals import chi2_on_stars
 
@@ -52,8 +53,9 @@ def assemble(
     ``noise² = variance + (sigma_astrometry * gradient)² + (model_error * signal)²``: the second
     term keeps stars that the registration left displaced from alerting; the third does the same
     for what is wrong with the matching itself (flat field, brighter-fatter, non-linearity), and is
-    zero where the brightest stars show no excess. The scatter of the stars is an upper bound of the
-    displacement (the kernel follows a smooth distortion, and centroids of blends scatter for
+    zero where the brightest stars show no excess; it is larger where the stars of one region leave
+    more than others (`core.subtraction.local_error`). The scatter of the stars is an upper bound of
+    the displacement (the kernel follows a smooth distortion, and centroids of blends scatter for
     reasons of their own), and as much of it is taken as the residuals ask for.
 
     Parameters
@@ -82,7 +84,12 @@ def assemble(
         scaled = np.empty_like(data)
     step = max(1, int(np.sqrt(data.size / 1e5)))
     floor = np.float32(1e-12 * max(float(np.median(squared[::step, ::step])), 1e-20))
-    _finish(data, squared, matched, np.float32(error**2), floor, scaled)
+    error2 = np.float32(error**2)
+    more = local_model_error(data, squared, matched, mask, pair, known=error)
+    if more is None:
+        _finish(data, squared, matched, error2, floor, scaled)
+    else:
+        _finish_unevenly(data, squared, matched, error2 + more, floor, scaled)
     return FinishedPlanes(data, squared, scaled, star_chi2, error)
 
 
@@ -160,6 +167,25 @@ def _finish(data, squared, matched, error2, floor, scaled):  # type: ignore[no-u
         for x in range(nx):
             v = squared[y, x] + error2 * matched[y, x] * matched[y, x]
             n = np.sqrt(max(v, floor))
+            squared[y, x] = n
+            scaled[y, x] = data[y, x] / n
+
+
+@numba.njit(parallel=True, cache=True)
+def _finish_unevenly(data, squared, matched, nodes, floor, scaled):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The same, the squared error interpolated between the nodes of a grid over the frame."""
+    ny, nx = data.shape
+    rows, cols = nodes.shape
+    step_y, step_x = (rows - 1) / max(ny - 1, 1), (cols - 1) / max(nx - 1, 1)
+    for y in numba.prange(ny):
+        v = y * step_y
+        r = min(int(v), rows - 2)
+        line = nodes[r] + np.float32(v - r) * (nodes[r + 1] - nodes[r])
+        for x in range(nx):
+            u = x * step_x
+            c = min(int(u), cols - 2)
+            error2 = line[c] + np.float32(u - c) * (line[c + 1] - line[c])
+            n = np.sqrt(max(squared[y, x] + error2 * matched[y, x] * matched[y, x], floor))
             squared[y, x] = n
             scaled[y, x] = data[y, x] / n
 

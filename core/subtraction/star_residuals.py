@@ -53,7 +53,7 @@ def chi2_on_stars(
         x, y = np.rint(stars.x).astype(np.int64), np.rint(stars.y).astype(np.int64)
         per_star = _chi2_of_each(data, variance, matched, mask, x, y, radius)
     if len(per_star) < FEWEST:
-        x, y = _bright_places(variance, matched, mask)
+        x, y = bright_places(variance, matched, mask)
         more = _chi2_of_each(data, variance, matched, mask, x, y, radius)
         per_star = more if len(more) > len(per_star) else per_star
     if len(per_star) == 0:
@@ -76,27 +76,60 @@ def _chi2_of_each(
     radius: float,
 ) -> Float64:
     """Return the chi² of each star that both images show and that is not masked."""
-    half = int(np.ceil(radius))
-    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
-    disc = np.hypot(rows, cols) <= radius
-    dy, dx = rows[disc], cols[disc]
-    y, x = y[:, None] + dy, x[:, None] + dx
-    inside = (x >= 0) & (y >= 0) & (x < data.shape[1]) & (y < data.shape[0])
-    x, y = np.clip(x, 0, data.shape[1] - 1), np.clip(y, 0, data.shape[0] - 1)
-    use = inside & (mask[y, x] == 0)
+    y, x, use = discs(x, y, radius, mask)
     residual = np.where(use, data[y, x], 0).astype(np.float64)
     template = np.where(use, matched[y, x], 0).sum(axis=1, dtype=np.float64)
     count = use.sum(axis=1)
     chi2 = (residual**2 / variance[y, x]).sum(axis=1) / np.maximum(count, 1)
     shared = template > SHARED * (template + residual.sum(axis=1))
-    good: Float64 = chi2[(count > 0.5 * dy.size) & shared & (template > 0)]
+    good: Float64 = chi2[(count > 0.5 * use.shape[1]) & shared & (template > 0)]
     return good
 
 
-def _bright_places(
+def discs(
+    x: Places, y: Places, radius: float, mask: MaskImage
+) -> tuple[Places, Places, npt.NDArray[np.bool_]]:
+    """Return the pixels of a disc around each place.
+
+    Parameters
+    ----------
+    x, y : ndarray of int64, shape (n,)
+    radius : float
+        Pixels.
+    mask : ndarray of uint16, shape (ny, nx)
+
+    Returns
+    -------
+    rows, cols : ndarray of int64, shape (n, pixels)
+        Those beyond the edges are moved to them.
+    use : ndarray of bool, shape (n, pixels)
+        On the frame, and not masked.
+    """
+    half = int(np.ceil(radius))
+    rows, cols = np.mgrid[-half : half + 1, -half : half + 1]
+    disc = np.hypot(rows, cols) <= radius
+    y, x = y[:, None] + rows[disc], x[:, None] + cols[disc]
+    inside = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
+    x, y = np.clip(x, 0, mask.shape[1] - 1), np.clip(y, 0, mask.shape[0] - 1)
+    return y, x, inside & (mask[y, x] == 0)
+
+
+def bright_places(
     variance: FloatImage, matched: FloatImage, mask: MaskImage
 ) -> tuple[Places, Places]:
-    """Return the brightest pixels of the blocks in which the matched template is bright."""
+    """Return the brightest pixels of the blocks in which the matched template is bright.
+
+    Parameters
+    ----------
+    variance, matched : ndarray of float32, shape (ny, nx)
+        Of the difference, and the matched template, without its sky.
+    mask : ndarray of uint16, shape (ny, nx)
+
+    Returns
+    -------
+    x, y : ndarray of int64, shape (n,)
+        Brightest blocks first.
+    """
     light, noise, use = block_means(matched, variance, mask, BLOCK)
     # the noise of a block's mean is its pixels' over the square root of their number
     snr = np.where(use, light / np.maximum(BLOCK * noise, 1e-30), 0)
