@@ -30,10 +30,23 @@ class ExposureError(Exception):
 
 
 class InputUnavailable(ExposureError):
-    """A file that the event names is not there (yet), or cannot be opened; a retry may help."""
+    """A file that the event names is not there (yet), or cannot be opened; a retry may help.
+
+    Attributes
+    ----------
+    retry_after : float or None
+        Seconds after which whoever has the file asks us to come again.
+    """
 
     outcome = "input_unavailable"
     retriable = True
+    retry_after: float | None = None
+
+
+class InputRefused(InputUnavailable):
+    """Whoever has the file does not hand it out, or hands out what may not be read."""
+
+    retriable = False
 
 
 class UnusableInput(ExposureError):

@@ -33,7 +33,8 @@ class Exposure:
 
     Every field but ``exposure_id`` and ``science`` may be None: it is then taken from the FITS
     header, or estimated from the pixels (see `core.image.ExposureFacts`). ``header_overrides``
-    replaces cards of the FITS header before anything is read from it.
+    replaces cards of the FITS header before anything is read from it. ``origin`` is the URI that
+    ``science`` is a copy of.
     """
 
     exposure_id: str
@@ -56,6 +57,7 @@ class Exposure:
     header_overrides: Mapping[str, str | float | int | bool] = dataclasses.field(
         default_factory=dict
     )
+    origin: str | None = None
 
 
 @dataclass(frozen=True)

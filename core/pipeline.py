@@ -93,11 +93,14 @@ class _Progress:
     template: TemplateFacts | None = None
     difference: Difference | None = None
     limiting_mag: float | None = None
+    on_stage: Callable[[str], None] | None = None
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Time a stage under its name."""
         self.stage = stage
+        if self.on_stage is not None:
+            self.on_stage(stage)
         started = time.perf_counter()
         try:
             yield
@@ -135,6 +138,7 @@ def process(
     settings: PipelineSettings,
     *,
     cache: FileCache | None = None,
+    on_stage: Callable[[str], None] | None = None,
 ) -> ExposureResult:
     """Find what changed in one exposure.
 
@@ -151,13 +155,15 @@ def process(
         What the operator chose.
     cache : FileCache or None
         Where templates are kept as they were projected, for the next exposure of this pointing.
+    on_stage : callable or None
+        Called with the name of every stage as it begins.
 
     Returns
     -------
     ExposureResult
         The candidates with their cutouts, or why there are none.
     """
-    progress = _Progress(exposure)
+    progress = _Progress(exposure, on_stage=on_stage)
     try:
         return _process(progress, templates, settings, cache)
     except ExposureError as error:
@@ -255,7 +261,7 @@ def _request(exposure: Exposure, science: Image, settings: PipelineSettings) -> 
         band=science.facts.band,
         mjd_mid=science.facts.mjd_mid,
         min_overlap=settings.min_overlap,
-        exclude=(exposure.science,),
+        exclude=(exposure.science, *([exposure.origin] if exposure.origin else [])),
     )
 
 
