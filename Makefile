@@ -3,11 +3,13 @@
 #   PYTHON       the Python (3.11 or newer) that .venv is made from
 #   PYTEST_ARGS  more arguments for pytest:   make test PYTEST_ARGS='-k packets -x'
 #   BROKER_ARGS  more arguments for broker:   make broker BROKER_ARGS='--port 19092'
+#   CHAOS_ARGS   more arguments for chaos:    make chaos CHAOS_ARGS='--rounds 1 --seed 7 --verbose'
 #   BENCH_ARGS   more arguments for bench:    make bench BENCH_ARGS='--sizes 1024 --seeds 1'
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BROKER_ARGS ?=
+CHAOS_ARGS ?=
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -18,7 +20,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format broker bench figures clean distclean
+.PHONY: help venv demo test lint format broker chaos bench figures clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +48,9 @@ format: $(STAMP) ## format the code
 
 broker: $(STAMP) ## run a local Apache Kafka in the foreground and print its address
 	@exec $(BIN)/python -m tests.kafka.local_broker $(BROKER_ARGS)
+
+chaos: $(STAMP) ## kill services, workers and the broker for twenty rounds, and count what comes out
+	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 bench: $(STAMP) $(PEERS)/.installed ## measure subtraction, projection (beside peers) and templates; hours with all peers
 	@$(BIN)/python -m tests.benchmarks.bench_subtraction $(BENCH_ARGS)

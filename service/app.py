@@ -177,7 +177,11 @@ class Service:
 
 def run(settings: Settings, worker: WorkerSetup, prefetch: WorkerSetup | None = None) -> None:
     """Run the service until SIGTERM or SIGINT; a second one hurries it."""
-    service = Service(settings, worker, prefetch)
+    run_until_signalled(Service(settings, worker, prefetch))
+
+
+def run_until_signalled(service: Service) -> None:
+    """Run a service that is put together until SIGTERM or SIGINT; a second one hurries it."""
 
     def stop(number: int, _: FrameType | None) -> None:
         service.request_stop()

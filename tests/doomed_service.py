@@ -11,33 +11,7 @@ from service.publisher import Publisher
 from service.settings_loading import load
 from service.work import WorkSettings, make_exposure_work
 from service.workers import WorkerSetup
-
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class _DyingProducer:
-    """Passes everything on to the real producer, but dies around its commit."""
-
-    def __init__(self, producer: Any, moment: str) -> None:
-        self._producer = producer
-        self._moment = moment
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._producer, name)
-
-    def begin_transaction(self) -> None:
-        if self._moment == "before the transaction":
-            _die()
-        self._producer.begin_transaction()
-
-    def commit_transaction(self, timeout: float) -> None:
-        if self._moment == "before the commit":
-            self._producer.flush(30)  # the records are at the broker, within an open transaction
-            _die()
-        self._producer.commit_transaction(timeout)
-        _die()
+from tests.trapped_producer import AFTER_COMMIT, BEFORE_COMMIT, TrappedProducer
 
 
 class _DoomedService(app.Service):
@@ -47,7 +21,15 @@ class _DoomedService(app.Service):
 
     def _make_publisher(self) -> Publisher:
         publisher = super()._make_publisher()
-        publisher._producer = _DyingProducer(publisher._producer, self._moment)  # type: ignore[assignment]
+        producer = publisher._producer
+
+        def reached(moment: str) -> None:
+            if moment == BEFORE_COMMIT == self._moment:
+                producer.flush(30)  # the records are at the broker, within an open transaction
+            if moment in (self._moment, AFTER_COMMIT):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        publisher._producer = TrappedProducer(producer, reached)  # type: ignore[assignment]
         return publisher
 
 
