@@ -92,6 +92,29 @@ def test_measured_wings_take_the_rings_away():
         assert rms_at(error, radius, y, x) > 0.5 * rms_at(after, radius, y, x)
 
 
+def test_rings_that_vary_over_the_frame_are_followed():
+    source, target, _, matched, places = field()
+    across = np.linspace(0.3, 1.7, target.shape[1], dtype=np.float32)
+    left = across * (target - matched)
+    noise = np.random.default_rng(6).normal(0, 3.0, left.shape).astype(np.float32)
+    light, _ = carried(
+        source, SMALL, wings=measured(source, matched + left + noise, matched, places)
+    )
+    for star in (0, 5, 30, 35):  # in the corners
+        y, x = places[:, star]
+        for radius in (8, 9, 10):
+            assert rms_at(left - light, radius, y, x) < 0.45 * rms_at(left, radius, y, x)
+
+
+def test_what_stands_in_for_a_saturated_core_has_wings_too():
+    source, _, noisy, matched, places = field()
+    wings = measured(source, noisy, matched, places)
+    whole, _ = carried(source, SMALL, wings=wings)
+    masked, error = carried(source, SMALL, mask=1, wings=wings)
+    np.testing.assert_array_equal(masked, whole)
+    assert error.max() == 0  # that of a bad pixel is told elsewhere
+
+
 def test_where_nothing_is_left_nothing_is_added():
     source, _, noisy, matched, places = field()
     nothing = measured(source, matched + noisy - noisy.mean(), matched + noisy, places)

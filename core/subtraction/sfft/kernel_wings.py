@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.image import FloatImage, MaskImage
+from core.polynomials import exponents, scaled, terms
 from core.subtraction.sfft.stamps import BoolImage, Stamps, gather
 from core.subtraction.weighted_median import weighted_median
 
@@ -22,6 +23,8 @@ SIGNIFICANT = 4.0  # sigma of a ring
 VARIES = 0.2  # of the measured light, at least, from star to star and along a ring
 COHERENT = 3.0  # what a smooth error counts in a sum over a star, against white noise
 BEYOND = 0.5  # of the light that a bound allows, where it cannot be measured
+ORDERS = ((40, 2), (20, 1), (0, 0))  # stars, and the order over the frame that they hold
+CLIP = 3.0  # sigma of a star
 WING = 3e-3  # of the kernel's peak: a kernel cut off above it lacks more than wings
 
 
@@ -31,12 +34,21 @@ class Wings:
 
     Attributes
     ----------
-    mean, error : ndarray of float, shape (FURTHEST + 1,)
-        ADU of the matched image a pixel, per ADU of the image that is convolved.
+    mean : ndarray of float, shape (n_terms, FURTHEST + 1)
+        ADU of the matched image a pixel, per ADU of the image that is convolved, for every
+        polynomial term over the frame (`core.polynomials.terms`).
+    error : ndarray of float, shape (FURTHEST + 1,)
+        How wrong that may be.
+    order : int
+        Of the polynomial.
+    shape : tuple of int
+        (ny, nx) of the frame.
     """
 
     mean: npt.NDArray[np.floating]
     error: npt.NDArray[np.floating]
+    order: int
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ def bounded_wings(bound: Profile, kernel_shape: tuple[int, int]) -> Wings:
     error = np.zeros_like(bound)
     if outside < len(bound) and 0 < bound[outside] < WING * bound[0]:
         error[outside:] = np.float32(BEYOND) * bound[outside:]
-    return Wings(np.zeros_like(bound), error)
+    return Wings(np.zeros_like(bound)[None], error, 0, (1, 1))
 
 
 def measure_wings(
@@ -92,8 +104,8 @@ def measure_wings(
 
     Two PSFs whose wings differ leave rings of one sign around every star, in proportion to its
     flux: 4e-5 of it a pixel at 9 pixels from stars with Moffat wings under a 13x13 kernel, which
-    is 9 sigma in a matched filter at the brightest. The ring of each star is its median, the
-    profile the weighted median of the stars.
+    is 9 sigma in a matched filter at the brightest. The ring of each star is its median; its height
+    is a polynomial over the frame, since the PSFs vary.
 
     Parameters
     ----------
@@ -134,26 +146,69 @@ def measure_wings(
         radius: (np.abs(away - radius) < 0.5) & outside
         for radius in range(min(kernel_shape) // 2 + 1, LEVEL_FROM)
     }
-    mean, doubt = np.zeros(FURTHEST + 1), feared.error.astype(np.float64)
+    order = next(order for count, order in ORDERS if whole.sum() >= count)
+    basis = terms(order, places.x[whole], places.y[whole], (ny, nx))
+    mean, doubt = np.zeros((basis.shape[1], FURTHEST + 1)), feared.error.astype(np.float64)
     for radius, ring in rings.items():
         height = _medians(left, ring) / flux
         sigma = 1.25 * noise / (np.sqrt(ring.sum()) * flux)
         known = np.isfinite(height)
         if known.sum() < FEWEST:
             return feared
-        level = weighted_median(height[known], 1 / sigma[known])
-        error = np.sqrt(known.sum()) / (1 / sigma[known]).sum()
-        if abs(level) < SIGNIFICANT * error:
+        level, gain = _fit_ring(basis[known], height[known], sigma[known], feared.error[radius])
+        if gain < SIGNIFICANT**2 + 2 * (basis.shape[1] - 1):
             if mean.any():
                 break  # what stands out further away is not a wing
             continue
-        mean[radius] = level
-        rest = left[known][:, ring] - level * flux[known, None]
+        mean[:, radius] = level
+        model = basis[known] @ level
+        rest = left[known][:, ring] - (model * flux[known])[:, None]
         excess = (np.nanmean(rest**2, axis=1) - noise[known] ** 2) / flux[known] ** 2
         varies2 = weighted_median(excess, flux[known] ** 2)
-        doubt[radius] = np.sqrt(COHERENT * max(varies2, (VARIES * level) ** 2))
+        usual2 = float(np.mean(model**2))
+        doubt[radius] = np.sqrt(COHERENT * max(varies2, VARIES**2 * usual2))
     star = gather(planes.source, Stamps(places.x, places.y, core))[whole].sum(axis=0)
-    return _deconvolved(Wings(mean, doubt), star / star.sum(), rings, kernel_shape)
+    wings = Wings(mean, doubt, order, (ny, nx))
+    return _deconvolved(wings, star / star.sum(), rings, kernel_shape)
+
+
+def _fit_ring(
+    basis: Float64, height: Float64, sigma: Float64, feared: float
+) -> tuple[Float64, float]:
+    """Fit a ring's height, relative to the star's flux, as a polynomial over the frame.
+
+    It begins with the weighted median, so that the neighbours of a few stars have no say. The
+    terms that vary are held to the ring's own size, or to what is feared of it.
+
+    Parameters
+    ----------
+    basis : ndarray of float64, shape (n, n_terms)
+        Terms at the stars.
+    height, sigma : ndarray of float64, shape (n,)
+        With the photon noise of each.
+    feared : float
+        The light that a bound allows.
+
+    Returns
+    -------
+    coefficients : ndarray of float64, shape (n_terms,)
+    gain : float
+        By how much the fit lowers chi².
+    """
+    level = weighted_median(height, 1 / sigma)
+    model = np.full(len(height), level)
+    held = np.zeros(basis.shape[1])
+    held[1:] = max(abs(level), feared, 1e-30) ** -2.0
+    for _ in range(3):
+        varies2 = sigma**2 + (VARIES * model) ** 2
+        pull = np.abs(height - model) / np.sqrt(varies2)
+        scale = max(1.4826 * float(np.median(pull)), 1.0)
+        weight = np.where(pull < CLIP * scale, 1 / (scale**2 * varies2), 0)
+        normal = (basis.T * weight) @ basis + np.diag(held)
+        coefficients = np.asarray(np.linalg.solve(normal, (basis.T * weight) @ height), np.float64)
+        model = basis @ coefficients
+    gain = float((weight * (height**2 - (height - model) ** 2)).sum())
+    return coefficients, gain
 
 
 def _deconvolved(
@@ -173,15 +228,18 @@ def _deconvolved(
         middle_y - core : middle_y + core + 1, middle_x - core : middle_x + core + 1
     ] = star  # fmt: skip
     mask = np.zeros((side, side), dtype=np.uint16)
+    measured = [radius for radius in rings if wings.mean[:, radius].any()]
     mean, doubt = wings.mean.astype(np.float64), wings.error.astype(np.float64)
     for _ in range(4):
-        made = np.zeros((side, side), dtype=np.float32)
-        share = add_wings(Wings(mean, doubt), padded, mask, kernel_shape, 1e-9, made)
-        for radius, ring in rings.items():
-            if wings.mean[radius] != 0:
-                mean[radius] += wings.mean[radius] - made[ring].mean()
-                doubt[radius] += max(wings.error[radius] - share[ring].mean(), 0.0)
-    return Wings(mean.astype(np.float32), doubt.astype(np.float32))
+        for term, wanted in enumerate(wings.mean):
+            made = np.zeros((side, side), dtype=np.float32)
+            alone = Wings(mean[term : term + 1], doubt, 0, (side, side))
+            share = add_wings(alone, padded, mask, kernel_shape, 1e-9, made)
+            for radius in measured:
+                mean[term, radius] += wanted[radius] - made[rings[radius]].mean()
+        for radius in measured:
+            doubt[radius] += max(wings.error[radius] - share[rings[radius]].mean(), 0.0)
+    return Wings(mean.astype(np.float32), doubt.astype(np.float32), wings.order, wings.shape)
 
 
 def _medians(left: FloatImage, ring: BoolImage) -> Float64:
@@ -208,7 +266,8 @@ def add_wings(
     padded : ndarray of float32
         The image that is convolved, with a border of the kernel's half-sizes.
     mask : ndarray of uint16, shape (ny, nx)
-        Bad pixels are not zero; they are left out (`fill_bad_pixels` follows their light).
+        Bad pixels are not zero: what stands in for them has wings as well, and how wrong those are
+        `core.subtraction.sfft.bad_pixels.fill_bad_pixels` tells.
     kernel_shape : tuple of int
         (ky, kx).
     negligible : float
@@ -222,32 +281,44 @@ def add_wings(
         ADU; zero far from bright stars.
     """
     error = np.zeros(mask.shape, dtype=np.float32)  # not a page of it is real before it is used
-    size = np.abs(wings.mean) + wings.error
+    size = np.abs(wings.mean).sum(axis=0) + wings.error
     size = np.maximum.accumulate(size[::-1])[::-1]
     if size[-1] < size[0]:
         half_y, half_x = kernel_shape[0] // 2, kernel_shape[1] // 2
+        ny, nx = mask.shape
+        u, v = scaled(np.arange(nx), np.arange(ny), wings.shape)
         _carry(
             padded, mask, half_y, half_x, wings.mean.astype(np.float32),
-            wings.error.astype(np.float32), size.astype(np.float32), np.float32(negligible),
-            matched, error,
+            np.array(exponents(wings.order), dtype=np.int64), u.astype(np.float32),
+            v.astype(np.float32), wings.error.astype(np.float32), size.astype(np.float32),
+            np.float32(negligible), matched, error,
         )  # fmt: skip
     return error
 
 
 @numba.njit(cache=True)
-def _carry(padded, mask, half_y, half_x, mean, doubt, size, negligible, matched, error):  # type: ignore[no-untyped-def] # pragma: no cover
+def _carry(  # type: ignore[no-untyped-def] # pragma: no cover
+    padded, mask, half_y, half_x, terms, powers, u, v, doubt, size, negligible, matched, error
+):
     ny, nx = mask.shape
     last = len(size) - 1
     first = min(half_y, half_x) + 1
     least = negligible / size[first]
+    mean = np.zeros(last + 1, dtype=np.float32)
     for y in range(ny):
         for x in range(nx):
             value = padded[y + half_y, x + half_x]
-            if value <= least or mask[y, x]:
+            if value <= least:
                 continue
             reach = first
             while reach < last and value * size[reach + 1] > negligible:
                 reach += 1
+            unknown = np.float32(0) if mask[y, x] else value
+            mean[:] = 0
+            for t in range(len(powers)):
+                here = u[x] ** powers[t, 0] * v[y] ** powers[t, 1]
+                for i in range(first, last + 1):
+                    mean[i] += here * terms[t, i]
             for row in range(max(0, y - reach), min(ny, y + reach + 1)):
                 within = abs(row - y) <= half_y
                 for col in range(max(0, x - reach), min(nx, x + reach + 1)):
@@ -258,4 +329,4 @@ def _carry(padded, mask, half_y, half_x, mean, doubt, size, negligible, matched,
                         i = min(int(r), last - 1)
                         part = r - np.float32(i)
                         matched[row, col] += value * (mean[i] + part * (mean[i + 1] - mean[i]))
-                        error[row, col] += value * (doubt[i] + part * (doubt[i + 1] - doubt[i]))
+                        error[row, col] += unknown * (doubt[i] + part * (doubt[i + 1] - doubt[i]))
