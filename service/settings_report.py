@@ -55,7 +55,12 @@ def beyond_validation(settings: Settings) -> list[Problem]:
 
     Nothing is connected to.
     """
-    return [*missing_files(settings), *_unknown_engines(settings), *_refused_properties(settings)]
+    return [
+        *missing_files(settings),
+        *_unknown_engines(settings),
+        *_unknown_star_bands(settings),
+        *_refused_properties(settings),
+    ]
 
 
 def missing_files(settings: Settings) -> list[Problem]:
@@ -71,6 +76,9 @@ def missing_files(settings: Settings) -> list[Problem]:
     if not settings.input.roots:
         what = "is empty, so every event would be refused; name the folders that hold the images"
         problems.append(_problem("input.roots", what))
+    mask = templates.star_mask
+    if mask is not None and mask.file is not None and not mask.file.is_file():
+        problems.append(_problem("templates.star_mask", f"{mask.file} is not a file"))
     for key in ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file"):
         path: Path | None = getattr(settings.kafka, key)
         if path is not None and not path.is_file():
@@ -86,6 +94,21 @@ def _unknown_engines(settings: Settings) -> list[Problem]:
         _problem("pipeline.engines", f"there is no engine {name!r}; there are {', '.join(known)}")
         for name in settings.pipeline.engines
         if name not in known
+    ]
+
+
+def _unknown_star_bands(settings: Settings) -> list[Problem]:
+    mask = settings.templates.star_mask
+    if mask is None or mask.catalogue is None or not mask.bands:
+        return []
+    from core.templates.catalogues import CATALOGUES  # takes long to import, and few need it
+
+    known = CATALOGUES[mask.catalogue].magnitudes
+    has = f"{mask.catalogue} has {', '.join(known)}"
+    return [
+        _problem("templates.star_mask", f"there is no band {band!r}; {has}")
+        for band in mask.bands.values()
+        if band not in known
     ]
 
 

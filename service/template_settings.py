@@ -20,6 +20,9 @@ HIPS2FITS = (
     "https://alaskybis.cds.unistra.fr/hips-image-services/hips2fits",
 )
 
+VIZIER = "https://vizier.cds.unistra.fr/viz-bin/votable"
+
+CatalogueName = Literal["ps1", "gaiadr3", "skymapper", "apass"]
 ProviderName = Literal["directory", "hips", "panstarrs", "legacysurvey"]
 
 
@@ -79,6 +82,63 @@ class HipsSurveySettings(Section):
         return self
 
 
+class StarMaskSettings(Section):
+    """Which stars are masked in templates; see `core.templates.star_mask.StarMask`.
+
+    Attributes
+    ----------
+    catalogue : str or None
+        Of VizieR: ``ps1``, ``gaiadr3``, ``skymapper``, ``apass``.
+    file : Path or None
+        A table of stars in its place.
+    ra, dec, magnitude, error : str
+        Columns of the file; ``{band}`` stands for the band.
+    brighter_than : float or None
+        Stars brighter than this magnitude are masked.
+    unknown : bool
+        Stars without magnitude too.
+    photometric : bool
+        Stars that are fainter in the template than in the catalogue too.
+    dilate : int
+        Side of the square that is masked around each, pixels of the template.
+    bands : dict
+        Band of the template to band of the catalogue.
+    providers : tuple of str
+        Whose templates are masked; empty for all.
+    """
+
+    catalogue: CatalogueName | None = None
+    file: Path | None = None
+    ra: str = Field(default="RAJ2000", min_length=1, max_length=100)
+    dec: str = Field(default="DEJ2000", min_length=1, max_length=100)
+    magnitude: str = Field(default="{band}mag", min_length=1, max_length=100)
+    error: str = Field(default="e_{band}mag", min_length=1, max_length=100)
+    brighter_than: float | None = Field(default=None, ge=-30, le=40)
+    unknown: bool = False
+    photometric: bool = False
+    dilate: int = Field(default=5, ge=0, le=1001)
+    bands: dict[str, str] = Field(default_factory=dict)
+    providers: tuple[ProviderName, ...] = ()
+
+    @field_validator("ra", "dec", "magnitude", "error")
+    @classmethod
+    def _a_column(cls, name: str) -> str:
+        if {"{", "}"} & set(name.replace("{band}", "")):
+            raise ValueError(f"{name!r}: only {{band}} may stand in braces")
+        return name
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> StarMaskSettings:
+        if (self.catalogue is None) == (self.file is None):
+            raise ValueError("templates.star_mask needs either `catalogue` or `file`")
+        if self.brighter_than is None and not (self.unknown or self.photometric):
+            raise ValueError(
+                "templates.star_mask masks nothing without `brighter_than`, `photometric` or "
+                "`unknown`"
+            )
+        return self
+
+
 Archive = Annotated[str, AfterValidator(_archive)]
 Archives = Annotated[tuple[Archive, ...], BeforeValidator(split)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], BeforeValidator(split)]
@@ -130,6 +190,15 @@ class TemplateSettings(Section):
         default=False,
         description="What a provider leaves bare of an exposure comes from the next one of the "
         "same band, where both have zero points; else it is masked",
+    )
+    star_mask: Annotated[StarMaskSettings | None, BeforeValidator(table)] = Field(
+        default=None,
+        description="Saturated stars of templates are masked: "
+        '`{ catalogue = "ps1", brighter_than = 14, dilate = 15 }`; `file` in place of `catalogue`; '
+        "also `photometric`, `unknown`, `bands`, `providers`",
+    )
+    vizier_url: Archive = Field(
+        default=VIZIER, description="`star_mask`: the VizieR that has the catalogues"
     )
     bands: Bands = Field(
         default_factory=dict,
@@ -198,6 +267,13 @@ class TemplateSettings(Section):
             raise ValueError(f"templates.providers names {', '.join(twice)} twice")
         if "hips" in self.providers and not self.hips:
             raise ValueError("templates.providers has hips, and templates.hips names no survey")
+        if self.star_mask is not None:
+            others = [name for name in self.star_mask.providers if name not in self.providers]
+            if others:
+                raise ValueError(
+                    f"templates.star_mask.providers has {', '.join(others)}, and "
+                    "templates.providers has not"
+                )
         if "legacysurvey" in self.providers and not (
             self.legacysurvey_south or self.legacysurvey_north
         ):
@@ -210,7 +286,8 @@ class TemplateSettings(Section):
     @property
     def fetches(self) -> bool:
         """Whether anything comes from further away than a folder."""
-        return self.providers != ("directory",) or "://" in self.path
+        asks = self.star_mask is not None and self.star_mask.catalogue is not None
+        return asks or self.providers != ("directory",) or "://" in self.path
 
     @property
     def most_seconds(self) -> float:
@@ -229,5 +306,7 @@ class TemplateSettings(Section):
             addresses.append(self.panstarrs_url)
         if "legacysurvey" in self.providers:
             addresses.append(self.legacysurvey_url)
+        if self.star_mask is not None and self.star_mask.catalogue is not None:
+            addresses.append(self.vizier_url)
         own = [urlsplit(address).netloc.lower() for address in addresses]
         return tuple(dict.fromkeys([*own, *self.allowed_hosts]))

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 
 from core.templates import TemplateProvider
 from core.templates.cache import FileCache, NoCache, TemplateCache
+from core.templates.catalogues import CatalogueSource
 from core.templates.cells import SurveyTemplates
 from core.templates.chain import ChainTemplates, Link
 from core.templates.directory import DirectoryTemplates
 from core.templates.fetching import ArchiveFiles, Fetcher, FetchPolicy
 from core.templates.filling import Filling
+from core.templates.given_stars import GivenStars
 from core.templates.hips import HipsLimits, HipsSurvey, HipsTemplates, warm_hips
 from core.templates.legacysurvey import LegacySurvey
 from core.templates.observer import TemplateObserver
 from core.templates.panstarrs import PanStarrsSurvey
-from service.template_settings import HipsSurveySettings, TemplateSettings
+from core.templates.star_mask import StarMask, StarMaskedTemplates
+from service.template_settings import HipsSurveySettings, ProviderName, TemplateSettings
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class TemplateSource:
 
     def warm_up(self) -> None:
         """Compile what only the first template would wait for."""
-        if any(isinstance(link.provider, HipsTemplates) for link in self.templates.links):
+        if any(link.provider.name == HipsTemplates.name for link in self.templates.links):
             warm_hips()
 
 
@@ -76,7 +79,16 @@ def make_templates(
     )
     files = ArchiveFiles(Fetcher(policy, observer), cache)
 
-    def provider(name: str) -> TemplateProvider:
+    mask = _star_mask(settings, files)
+
+    def provider(name: ProviderName) -> TemplateProvider:
+        found = unmasked(name)
+        chosen = settings.star_mask
+        if mask is None or chosen is None or name not in (chosen.providers or (name,)):
+            return found
+        return StarMaskedTemplates(found, mask)
+
+    def unmasked(name: ProviderName) -> TemplateProvider:
         if name == "directory":
             return DirectoryTemplates(
                 settings.path, max_pixels=max_pixels, cache=cache, threads=threads
@@ -125,6 +137,33 @@ def make_cache(
 def _bands(provider: str, settings: TemplateSettings) -> dict[str, str]:
     """Return how a provider calls the bands; the files of a folder do it as the exposures."""
     return {} if provider == "directory" else settings.bands
+
+
+def _star_mask(settings: TemplateSettings, files: ArchiveFiles) -> StarMask | None:
+    chosen = settings.star_mask
+    if chosen is None:
+        return None
+    stars: str | GivenStars
+    if chosen.file is not None:
+        stars = GivenStars(
+            chosen.file,
+            ra=chosen.ra,
+            dec=chosen.dec,
+            magnitude=chosen.magnitude,
+            error=chosen.error,
+        )
+    else:
+        assert chosen.catalogue is not None  # one of them is required
+        stars = chosen.catalogue
+    return StarMask(
+        stars,
+        CatalogueSource(files.fetcher, files.cache, settings.vizier_url),
+        brighter_than=chosen.brighter_than,
+        unknown=chosen.unknown,
+        photometric=chosen.photometric,
+        dilate=chosen.dilate,
+        bands=chosen.bands,
+    )
 
 
 def _survey(settings: HipsSurveySettings) -> HipsSurvey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,6 +103,26 @@ class CatalogueSource:
         return cls(Fetcher(FetchPolicy(("vizier.cds.unistra.fr",))), NoCache())
 
 
+def shared_circle(frame: Frame) -> tuple[float, float, float]:
+    """Return a circle around a frame that frames some arcminutes away have, too.
+
+    Exposures of one field do not point exactly alike; so their stars are asked for once. The
+    centre is moved to a lattice whose steps are between a quarter and a half of the radius.
+
+    Returns
+    -------
+    ra, dec, radius : float
+        Degrees; the circle holds the frame.
+    """
+    (ra, dec), radius = frame.position, frame.radius
+    step = 2.0 ** math.ceil(math.log2(radius / 4))
+    dec = min(90.0, max(-90.0, round(dec / step) * step))
+    number = max(1, round(360 * math.cos(math.radians(dec)) / step))
+    ra = round(ra / 360 * number) / number * 360 % 360
+    # Half a step in declination and, with the rounding of their number, hardly more in the other.
+    return ra, dec, min(180.0, math.ceil(radius / step) * step + step)
+
+
 def reference_stars(
     name: str,
     wcs: WCS,
@@ -113,6 +134,9 @@ def reference_stars(
     deadline: Deadline | None = None,
 ) -> Table:
     """Return the stars of a catalogue around a frame, as `mask_template` takes them.
+
+    They are those of a circle that neighbouring frames share (`shared_circle`), so that one answer
+    serves for all exposures of a field.
 
     Parameters
     ----------
@@ -182,11 +206,12 @@ def _query(
     from astroquery.vizier import Vizier  # not for those who never ask
 
     magnitude = columns[2]
+    ra, dec, radius = shared_circle(frame)
     limits = {} if brighter_than is None else {magnitude: f"<{brighter_than:g}"}
     vizier = Vizier(columns=list(columns), column_filters=limits, row_limit=rows)
     payload = vizier.query_region_async(
-        SkyCoord(*frame.position, unit="deg"),
-        radius=frame.radius * u.deg,
+        SkyCoord(ra, dec, unit="deg"),
+        radius=radius * u.deg,
         catalog=catalogue.table,
         get_query_payload=True,
     )

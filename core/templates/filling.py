@@ -240,8 +240,8 @@ def _origins(
     """Return the names of all sources, and which of them each pixel is of."""
     own, theirs = (each.sources or (each.facts.template_id,) for each in (template, other))
     sources = *own, *theirs
-    nowhere = 255 if len(sources) < 256 else 65535
-    origin: Origin = np.full(shape, nowhere, np.uint8 if nowhere == 255 else np.uint16)
+    few = len(sources) < 256
+    origin: Origin = np.full(shape, 255, np.uint8) if few else np.full(shape, 65535, np.uint16)
     has_data = (image.mask & MaskBit.NO_DATA) == 0
     for each, first, where in (
         (template, 0, has_data & ~taken),

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from astropy.table import Table
 from confluent_kafka import Message
 
 from tests.archive.server import ArchiveServer
+from tests.archive.vizier import VizierPlay
 from tests.integration.night import Night, Observed
 from tests.integration.observed_field import (
     FIRST_NIGHT,
@@ -162,6 +164,30 @@ def test_every_provider_in_turn_turns_exposures_into_alerts(
     assert asked(sky) == archives
     assert night.counted("requests", provider=provider, result="found") == found + 1
     assert (night.counted("cache_events", event="stored") > stored) == bool(archives)
+
+
+def test_stars_that_the_template_has_saturated_raise_no_alert(
+    start_night: StartNight, sky: SkyArchive
+) -> None:
+    """By a catalogue in which a bright star stands where one of the transients is."""
+    field = sky.gap
+    ra, dec = field.transients[0]
+    table = Table({"RAJ2000": [ra, ra], "DEJ2000": [dec, dec + 0.01], "gmag": [11.0, 19.0]})
+    table["e_gmag"] = 0.01
+    vizier = VizierPlay({"II/349/ps1": table})
+    night = start_night(
+        pointings=False,
+        prefetch=False,
+        providers=["directory"],
+        vizier_url=vizier.at(sky.server),
+        star_mask={"catalogue": "ps1", "brighter_than": 14.0, "dilate": 31},
+    )
+    for exposure in range(2):
+        observed = night.observe(field, "g")
+        assert observed.status["outcome"] == "published"
+        assert sorted(observed.nearest(field.transients)) == list(range(1, len(TRANSIENTS)))
+        assert len(vizier.queries) == 1
+        assert night.counted("cache_events", kind="catalogue", event="hit") == exposure
 
 
 def test_second_exposure_of_a_field_asks_for_nothing(night: Night, sky: SkyArchive) -> None:

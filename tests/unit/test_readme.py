@@ -118,7 +118,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [plain(each) for each in value]
     if isinstance(value, BaseModel):
-        return value.model_dump(exclude_none=True)
+        return value.model_dump(exclude_unset=True)
     return value if isinstance(value, dict) else str(value)
 
 

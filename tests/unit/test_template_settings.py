@@ -38,6 +38,16 @@ def said(tmp_path: Path, text: str) -> str:
             "both legacysurvey_south and legacysurvey_north are empty",
         ),
         ('bands = { clear = "../r" }', "is no name of a band"),
+        ("star_mask = { brighter_than = 14 }", "needs either `catalogue` or `file`"),
+        ('star_mask = { catalogue = "ps1", file = "a.csv", brighter_than = 1 }', "needs either"),
+        ('star_mask = { catalogue = "ps1" }', "masks nothing without `brighter_than`"),
+        ('star_mask = { catalogue = "usno", brighter_than = 14 }', "templates.star_mask.catalogue"),
+        ('star_mask = { file = "a", magnitude = "{x}", brighter_than = 1 }', "may stand in braces"),
+        (
+            'star_mask = { catalogue = "ps1", brighter_than = 14, providers = ["hips"] }',
+            "templates.star_mask.providers has hips, and templates.providers has not",
+        ),
+        ('vizier_url = "ftp://there"', "no http or https address"),
         ("cache_bytes = -1", "templates.cache_bytes"),
     ],
 )
