@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 from tests.chaos.rounds import Plan, Round, run_round
 from tests.chaos.service import FAULTS, NO_FAULT
@@ -27,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     first = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background of a script
     say = sys.stdout.write
     bad = []
     with tempfile.TemporaryDirectory(prefix="skydelta-chaos-") as temporary:
@@ -48,6 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     say(f"{options.rounds} rounds, all as it must be\n")
     return 0
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _line(one: Round, verbose: bool) -> str:

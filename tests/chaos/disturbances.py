@@ -16,7 +16,7 @@ from tests.chaos.traps import set_trap
 from tests.trapped_producer import MOMENTS
 
 SESSION = 6.0  # seconds, of the consumer group
-TRAP_PATIENCE = 10.0
+TRAP_PATIENCE = 30.0  # a service that was killed a moment ago has to come back first
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,20 @@ OF_ALL = ("restart broker", "join")
 
 
 def draw(seed: int, seconds: float) -> list[Disturbance]:
-    """Draw what happens in a round: every kind once and some more, in any order and at any time."""
+    """Draw what happens in a round, to whom and when.
+
+    Every kind happens, a service is killed at each moment of a transaction and frozen at two, and
+    some more comes on top.
+    """
     chance = random.Random(seed)
-    kinds = [*KINDS, *OF_ALL, *chance.choices([*KINDS, "join"], k=6), "trap: kill", "trap: freeze"]
+    kinds = [(kind, "") for kind in (*KINDS, *OF_ALL) if not kind.startswith("trap")]
+    kinds += [("trap: kill", moment) for moment in MOMENTS]
+    kinds += [("trap: freeze", moment) for moment in chance.sample(MOMENTS, 2)]
+    kinds += [(kind, "") for kind in chance.choices(("kill service", "kill worker", "join"), k=3)]
     return sorted(
         (
-            Disturbance(
-                chance.uniform(0.5, seconds), kind, chance.randrange(3), chance.choice(MOMENTS)
-            )
-            for kind in kinds
+            Disturbance(chance.uniform(0.5, seconds), kind, chance.randrange(3), moment)
+            for kind, moment in kinds
         ),
         key=lambda one: one.at,
     )
