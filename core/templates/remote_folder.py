@@ -50,8 +50,8 @@ class RemoteFolder:
 
     Of the headers only the parts are fetched that are needed, where the file system can do that;
     both headers and files come through the cache and are fetched once by all processes. A web
-    server may redirect to its own host only, and nothing that a listing names outside of the folder
-    is asked for.
+    server may redirect to itself only, by the same scheme, and nothing that a listing names outside
+    of the folder is asked for.
 
     Parameters
     ----------
@@ -239,16 +239,23 @@ class _Stream(io.RawIOBase):
 
 @lru_cache(maxsize=1)  # fsspec keeps one client for equal options
 def _web_options() -> dict[str, Any]:
-    """Return how a web server is asked: not forever, and no other host in its place."""
+    """Return how a web server is asked: not forever, and no other server in its place."""
     import aiohttp
     from yarl import URL
 
     async def stay(session: object, context: object, params: Any) -> None:
-        target = params.url.join(URL(params.response.headers.get("Location", "")))
-        if (target.host, target.port) != (params.url.host, params.url.port):
+        headers, here = params.response.headers, params.url
+        # Whichever of the two there is, aiohttp follows it.
+        location = headers.get("Location") or headers.get("URI") or ""
+        try:
+            there = here.join(URL(location))
+        except ValueError:
+            there = URL()
+        if (there.scheme, there.host, there.port) != (here.scheme, here.host, here.port):
+            place = f"{there.scheme}://{there.host}:{there.port}" if there.host else "elsewhere"
             raise ForbiddenAddress(
-                f"{without_user(str(params.url))}: the server sends us to {target.host}, which is "
-                "not the host that the settings name"
+                f"{without_user(str(here))}: the server sends us to {place}, which is not the "
+                "server, or not the scheme, that the settings name; if it moved, correct them"
             )
 
     trace = aiohttp.TraceConfig()

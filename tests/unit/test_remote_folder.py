@@ -2,6 +2,9 @@
 
 import base64
 import gzip
+import shutil
+import ssl
+import subprocess
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -32,7 +35,7 @@ class Handler(SimpleHTTPRequestHandler):
             return
         if self.path in self.server.redirects:
             self.send_response(302)
-            self.send_header("Location", self.server.redirects[self.path])
+            self.send_header(self.server.redirect_header, self.server.redirects[self.path])
             self.end_headers()
             return
         path = Path(self.translate_path(self.path))
@@ -88,13 +91,16 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(folder, *, ranges=True, sizes=True):
+def serving(folder, *, ranges=True, sizes=True, tls=None):
     handler = partial(Handler, directory=str(folder))
     with Server(("127.0.0.1", 0), handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         server.asked, server.redirects, server.broken = [], {}, set()
+        server.redirect_header = "Location"
         server.wanted = None
         server.ranges, server.sizes = ranges, sizes
-        server.url = f"http://127.0.0.1:{server.server_port}"
+        server.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -226,6 +232,68 @@ def test_another_host_is_not_asked(survey, tmp_path):
         server.redirects["/moved.fits"] = f"{other.url}/z.fits"
         assert templates.find(request()).facts.template_id == "b.fits"
         assert other.asked == []
+
+
+@pytest.mark.parametrize(
+    ("header", "location"),
+    [
+        ("Location", "{other}/z.fits"),
+        ("URI", "{other}/z.fits"),  # which aiohttp follows too
+        ("Location", "//{host}/z.fits"),
+        ("Location", "file:///etc/passwd"),
+        ("Location", "ftp://127.0.0.1/z.fits"),
+        ("Location", "http://[::1/z.fits"),
+    ],
+)
+def test_a_redirection_leads_nowhere_else(survey, tmp_path, header, location, caplog):
+    pytest.importorskip("aiohttp")
+    put(tmp_path / "other" / "z.fits", tan(shape=BIG), shape=BIG, FILTER="r", MAGLIM=29.0)
+    with serving(tmp_path / "other") as other, serving(survey) as server:
+        server.redirect_header = header
+        host = other.url.removeprefix("http://")
+        server.redirects["/deep/a.fits"] = location.format(other=other.url, host=host)
+        templates = DirectoryTemplates(server.url)
+        assert templates.find(request()).facts.template_id == "b.fits"
+        assert other.asked == []
+    assert "deep/a.fits: the server sends us to" in caplog.text
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """Both ends of a connection to 127.0.0.1: the server's context, and the client's."""
+    openssl = shutil.which("openssl") or pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    files = ["-keyout", key, "-out", certificate]
+    names = ["-subj", "/CN=tests", "-addext", "subjectAltName=IP:127.0.0.1"]
+    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    subprocess.run([*make, *files, *names], check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    return server, ssl.create_default_context(cafile=certificate)
+
+
+@pytest.mark.parametrize("to", ["{host}", "{other}"])
+def test_a_secure_server_does_not_lead_to_an_insecure_one(survey, tmp_path, tls, to, caplog):
+    """Not even one of the same host and port: anybody may answer there."""
+    pytest.importorskip("aiohttp")
+    server_side, client_side = tls
+    put(tmp_path / "other" / "z.fits", tan(shape=BIG), shape=BIG, FILTER="r", MAGLIM=29.0)
+    with serving(tmp_path / "other") as other, serving(survey, tls=server_side) as server:
+        where = {"host": server.url.partition("//")[2], "other": other.url.partition("//")[2]}
+        templates = DirectoryTemplates(server.url, options={"ssl": client_side})
+        assert templates.find(request()).facts.template_id == "deep/a.fits"
+        server.asked.clear()
+        server.redirects["/deep/a.fits"] = f"http://{to.format(**where)}/z.fits"
+        templates = DirectoryTemplates(server.url, options={"ssl": client_side})
+        assert templates.find(request()).facts.template_id == "b.fits"
+        assert other.asked == []
+        assert not any("z.fits" in path for _, path, _ in server.asked)
+        assert f"sends us to http://{to.format(**where)}" in caplog.text
+        # Where it stays on the server it is followed.
+        server.redirects["/deep/a.fits"] = "/b.fits"
+        caplog.clear()
+        assert DirectoryTemplates(server.url, options={"ssl": client_side}).find(request())
+        assert "sends us" not in caplog.text
 
 
 def test_a_server_that_is_not_there_may_come_back(survey, tmp_path):
