@@ -11,6 +11,10 @@ from types import FrameType
 
 from confluent_kafka import Consumer, Producer
 
+from service.at_least_once import AtLeastOncePublisher
+from service.client_messages import ClientMessages
+from service.event_wire import SchemaLookup
+from service.exactly_once import ExactlyOncePublisher
 from service.kafka_clients import (
     consumer_config,
     pointing_consumer_config,
@@ -18,7 +22,8 @@ from service.kafka_clients import (
 )
 from service.metrics import Metrics
 from service.prefetching import Prefetcher, PrefetchLimits
-from service.publisher import Publisher
+from service.publisher import NotAllowed, Publisher
+from service.schema_registry import SchemaRegistry
 from service.settings import Settings
 from service.stream import Stream
 from service.web.health import HealthServer
@@ -27,6 +32,7 @@ from service.workers import WorkerPool, WorkerSetup
 logger = logging.getLogger(__name__)
 
 _START_WAIT_SECONDS = 0.05
+_ASK_AGAIN_SECONDS = 5.0
 
 
 class Service:
@@ -49,6 +55,7 @@ class Service:
         self._worker = worker
         self._prefetch = prefetch
         self._metrics = Metrics()
+        self._messages = ClientMessages()
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._pool: WorkerPool | None = None
@@ -85,11 +92,12 @@ class Service:
             pool = WorkerPool(self._worker, settings.workers.count)
             stack.callback(pool.close)
             self._pool = pool
-            publisher = self._make_publisher()
-            if not self._get_ready(pool, publisher):
+            publisher = self._get_ready(pool)
+            if publisher is None:
                 return
-            prefetcher = self._make_prefetcher(stack)
-            consumer = Consumer(consumer_config(settings.kafka))
+            lookup = SchemaRegistry(settings.registry).schema if settings.registry.url else None
+            prefetcher = self._make_prefetcher(stack, lookup)
+            consumer = Consumer(consumer_config(settings.kafka, self._messages))
             stack.callback(consumer.close)
             self._stream = stream = Stream(
                 settings,
@@ -97,6 +105,8 @@ class Service:
                 publisher=publisher,
                 pool=pool,
                 metrics=self._metrics,
+                messages=self._messages,
+                lookup=lookup,
                 ahead=prefetcher,
             )
             stream.subscribe()
@@ -111,7 +121,7 @@ class Service:
             self._leave(stream)
         logger.info("stopped")
 
-    def _make_prefetcher(self, stack: ExitStack) -> Prefetcher | None:
+    def _make_prefetcher(self, stack: ExitStack, lookup: SchemaLookup | None) -> Prefetcher | None:
         if self._prefetch is None:
             return None
         pool = WorkerPool(self._prefetch, 1)
@@ -119,30 +129,44 @@ class Service:
         settings = self._settings
         pointings = None
         if settings.topics.pointings is not None:
-            pointings = Consumer(pointing_consumer_config(settings.kafka))
+            pointings = Consumer(pointing_consumer_config(settings.kafka, self._messages))
             stack.callback(pointings.close)
             pointings.subscribe([settings.topics.pointings])
         limits = PrefetchLimits(settings.templates.most_seconds, settings.input.max_event_bytes)
-        return Prefetcher(pool, self._metrics, limits, pointings)
+        return Prefetcher(pool, self._metrics, limits, pointings, lookup)
 
     def _make_publisher(self) -> Publisher:
         kafka = self._settings.kafka
-        return Publisher(
-            Producer(producer_config(kafka)), kafka.transaction_timeout_seconds, self._live
+        kinds = {"exactly_once": ExactlyOncePublisher, "at_least_once": AtLeastOncePublisher}
+        return kinds[kafka.delivery](
+            Producer(producer_config(kafka, self._messages)),
+            kafka.transaction_timeout_seconds,
+            self._messages,
+            waiting=self._live,
+            stopped=self._stop.is_set,
         )
 
     def _live(self) -> None:
         self._last_sign_of_life = time.monotonic()
 
-    def _get_ready(self, pool: WorkerPool, publisher: Publisher) -> bool:
-        """Open the producer and warm the workers; return False if a stop came first."""
-        if not publisher.open(self._stop.is_set):
-            return False
+    def _get_ready(self, pool: WorkerPool) -> Publisher | None:
+        """Open the producer and warm the workers; return None if a stop came first."""
+        publisher = self._open_publisher()
         while not pool.ready:
             if self._stop.wait(_START_WAIT_SECONDS):
-                return False
+                return None
             pool.poll()
-        return not self._stop.is_set()
+        return None if self._stop.is_set() else publisher
+
+    def _open_publisher(self) -> Publisher | None:
+        while not self._stop.is_set():
+            publisher = self._make_publisher()
+            try:
+                if publisher.open():
+                    return publisher
+            except NotAllowed:  # an ACL may be added yet, but this producer is of no use any more
+                self._stop.wait(_ASK_AGAIN_SECONDS)
+        return None
 
     def _leave(self, stream: Stream) -> None:
         """Finish what is in hand within the grace period; the rest is handed back unread."""
@@ -153,6 +177,8 @@ class Service:
         while stream.in_hand and time.monotonic() < end and not self._hurry.is_set():
             self._live()
             stream.turn()
+            if stream.given_up:
+                break
         if stream.in_hand:
             logger.warning("%d exposures are handed back unfinished", stream.in_hand)
 
@@ -169,10 +195,9 @@ class Service:
         if self._pool is None or not self._pool.ready:
             return "workers are not warm yet"
         if self._stream is None:
-            return "the brokers are not reached yet"
-        if not self._stream.joined:
-            return "not yet in the consumer group"
-        return None
+            trouble = self._messages.trouble
+            return "the brokers are not reached yet" + (f": {trouble}" if trouble else "")
+        return self._stream.why_not_reading
 
 
 def run(settings: Settings, worker: WorkerSetup, prefetch: WorkerSetup | None = None) -> None:

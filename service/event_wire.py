@@ -1,7 +1,8 @@
 """From the bytes of a message to the fields of a record, and from wrong fields to one line.
 
 A record is Avro with Confluent registry framing, an Avro object container, or JSON; the first
-bytes tell which. Only `InvalidEvent` leaves this module, whatever the bytes are.
+bytes tell which. Whatever the bytes are, only `InvalidEvent` leaves this module, beside what a
+lookup says of the registry.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ import schemas
 from core.errors import InvalidEvent
 from service.avro_safety import refuse_dangerous_schema
 
-#: Gives the writer's schema of a registry id; raises `InvalidEvent` if there is none.
+#: Gives the writer's schema of a registry id; raises `InvalidEvent` if there is none, and
+#: `SchemaUnavailable` if nobody can say so now.
 SchemaLookup = Callable[[int], dict[str, Any]]
 
 _REGISTRY_MAGIC = b"\x00"
 _CONTAINER_MAGIC = b"Obj\x01"
 _BLANKS = b" \t\r\n"
 _MOST_PROBLEMS = 20  # that a refusal lists
+
+
+class SchemaUnavailable(Exception):
+    """The registry does not answer, or not us: no fault of the event, which is to be kept."""
 
 
 class UnreadableEvent(InvalidEvent):
@@ -107,9 +113,12 @@ def _from_registry_framing(
     if len(payload) < 6:
         raise UnreadableEvent(f"the event ends after {len(payload)} bytes, within its framing")
     schema_id = int.from_bytes(payload[1:5], "big")
-    schema = lookup(schema_id) if lookup else _own_schema(contract)
     body = io.BytesIO(payload[5:])
     what = f"the event cannot be decoded as Avro (registry schema id {schema_id})"
+    try:
+        schema = lookup(schema_id) if lookup else _own_schema(contract)
+    except InvalidEvent as error:
+        raise UnreadableEvent(f"{what}: {error}") from None
 
     def read() -> Any:
         refuse_dangerous_schema(schema)

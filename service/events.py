@@ -23,13 +23,14 @@ from core.exposure import Exposure
 from service.event_fields import Card, CardValue, Identifier, ModifiedJulianDate, Time, Uri, Word
 from service.event_wire import (
     SchemaLookup,
+    SchemaUnavailable,
     UnreadableEvent,
     about_unknown,
     in_one_line,
     read_record,
 )
 
-__all__ = ["ExposureEvent", "SchemaLookup", "UnreadableEvent", "decode"]
+__all__ = ["ExposureEvent", "SchemaLookup", "SchemaUnavailable", "UnreadableEvent", "decode"]
 
 
 class ExposureEvent(BaseModel):
@@ -106,6 +107,8 @@ def decode(payload: bytes | None, lookup: SchemaLookup | None = None) -> Exposur
     ------
     UnreadableEvent
         If the bytes are no event, in one line that names every field that is wrong.
+    SchemaUnavailable
+        If ``lookup`` could not find out now; the same bytes may be decoded later.
     """
     fields = read_record(payload, lookup, "exposure")
     try:

@@ -1,28 +1,23 @@
-"""Configuration of the two Kafka clients: what exactly-once needs, and what the operator chose."""
+"""Configuration of the Kafka clients: what the delivery needs, and what the operator chose."""
 
 from __future__ import annotations
 
-import logging
-import math
-import re
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError
+from pydantic import SecretStr
 
-from service.settings import KafkaSettings
+from service.client_messages import ClientMessages
+from service.kafka_settings import KafkaSettings
 
-logger = logging.getLogger(__name__)
-
-_REPEAT_SECONDS = 60.0
 _METADATA_REFRESH_MS = 10_000  # a topic or partition that is new is seen after this
 
 
-def consumer_config(kafka: KafkaSettings) -> dict[str, Any]:
+def consumer_config(kafka: KafkaSettings, messages: ClientMessages) -> dict[str, Any]:
     """Return librdkafka's configuration of the consumer."""
     config = {
-        **_common(kafka),
+        **_common(kafka, messages),
         "group.id": kafka.group_id,
         "group.protocol": kafka.group_protocol,
         "enable.auto.commit": False,
@@ -43,13 +38,13 @@ def consumer_config(kafka: KafkaSettings) -> dict[str, Any]:
     return config | kafka.extra
 
 
-def pointing_consumer_config(kafka: KafkaSettings) -> dict[str, Any]:
+def pointing_consumer_config(kafka: KafkaSettings, messages: ClientMessages) -> dict[str, Any]:
     """Return librdkafka's configuration of the consumer of pointings.
 
     What was announced while nobody listened is history. One process of the group fetches for all:
     the cache is a folder that they share.
     """
-    config = consumer_config(kafka) | {
+    config = consumer_config(kafka, messages) | {
         "group.id": f"{kafka.group_id}-pointings",
         "enable.auto.commit": True,
         "enable.auto.offset.store": True,
@@ -59,13 +54,11 @@ def pointing_consumer_config(kafka: KafkaSettings) -> dict[str, Any]:
     return config
 
 
-def producer_config(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return librdkafka's configuration of the transactional producer."""
+def producer_config(kafka: KafkaSettings, messages: ClientMessages) -> dict[str, Any]:
+    """Return librdkafka's configuration of the producer: transactional, or at least idempotent."""
     transaction_ms = int(kafka.transaction_timeout_seconds * 1000)
-    return {
-        **_common(kafka),
-        "transactional.id": kafka.transactional_id,
-        "transaction.timeout.ms": transaction_ms,
+    config = {
+        **_common(kafka, messages),
         # A record that cannot be delivered must fail while its transaction can still be aborted.
         "message.timeout.ms": transaction_ms // 2,
         "message.max.bytes": kafka.max_message_bytes,
@@ -79,12 +72,16 @@ def producer_config(kafka: KafkaSettings) -> dict[str, Any]:
         # (librdkafka issues 5511 and 5456, seen here with 2.16.0 and a restarted broker).
         "metadata.recovery.strategy": "none",
         "partitioner": "murmur2_random",  # the Java clients' choice: a key, the same partition
-        **kafka.extra,
     }
+    if kafka.delivery == "exactly_once":
+        config["transactional.id"] = kafka.transactional_id
+        config["transaction.timeout.ms"] = transaction_ms
+    else:
+        config["enable.idempotence"] = True  # in order, and not twice because of a lost answer
+    return config | kafka.extra
 
 
-def _common(kafka: KafkaSettings) -> dict[str, Any]:
-    messages = ClientMessages()
+def _common(kafka: KafkaSettings, messages: ClientMessages) -> dict[str, Any]:
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": kafka.client_id,
@@ -93,7 +90,7 @@ def _common(kafka: KafkaSettings) -> dict[str, Any]:
         "error_cb": messages.error,
         "logger": messages,
     }
-    optional = {
+    given = {
         "sasl.mechanism": kafka.sasl_mechanism,
         "sasl.username": kafka.sasl_username,
         "sasl.password": kafka.sasl_password,
@@ -102,41 +99,23 @@ def _common(kafka: KafkaSettings) -> dict[str, Any]:
         "ssl.key.location": kafka.ssl_key_file,
         "ssl.key.password": kafka.ssl_key_password,
     }
-    for name, value in optional.items():
-        if value is not None:
-            secret = getattr(value, "get_secret_value", None)
-            config[name] = secret() if secret else str(value)
+    if kafka.sasl_mechanism == "OAUTHBEARER" and kafka.oauth_token_url is not None:
+        given |= {
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_url,
+            "sasl.oauthbearer.client.id": kafka.oauth_client_id,
+            "sasl.oauthbearer.client.secret": kafka.oauth_client_secret,
+            "sasl.oauthbearer.scope": kafka.oauth_scope,
+            "sasl.oauthbearer.extensions": _pairs(kafka.oauth_extensions),
+            "https.ca.location": kafka.oauth_ca_file,
+        }
+    config |= {name: _plain(value) for name, value in given.items() if value is not None}
     return config
 
 
-class ClientMessages:
-    """What librdkafka has to say, in our log: each thing once a minute, as it repeats itself.
+def _plain(value: SecretStr | Path | str) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
-    What must stop the service comes out of the calls that it makes, not out of here.
 
-    Parameters
-    ----------
-    clock : callable
-        Seconds, monotonic.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._said: dict[str, float] = {}
-
-    def error(self, error: KafkaError) -> None:
-        """Log an error of the client (its ``error_cb``)."""
-        self._say(logging.WARNING, f"Kafka: {error.str()} ({error.name()})")
-
-    def log(self, level: int, message: str, *args: object) -> None:
-        """Log a line of the client (its ``logger``)."""
-        line = message % args if args else message
-        if not line.startswith("FAIL "):  # these come as errors, too
-            self._say(level, f"Kafka: {line}")
-
-    def _say(self, level: int, line: str) -> None:
-        subject = re.sub(r"\d+ ?ms|\d+", "", line)  # times and ports change, the trouble does not
-        now = self._clock()
-        if now - self._said.get(subject, -math.inf) >= _REPEAT_SECONDS:
-            self._said[subject] = now
-            logger.log(level, "%s", line)
+def _pairs(extensions: Mapping[str, str]) -> str | None:
+    return ",".join(f"{name}={value}" for name, value in extensions.items()) or None

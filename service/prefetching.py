@@ -19,7 +19,7 @@ from confluent_kafka import Consumer
 
 from core.errors import InvalidEvent
 from service import pointings
-from service.event_wire import SchemaLookup, UnreadableEvent
+from service.event_wire import SchemaLookup, SchemaUnavailable, UnreadableEvent
 from service.events import ExposureEvent
 from service.metrics import Metrics
 from service.pointings import Pointing
@@ -132,7 +132,7 @@ class Prefetcher:
             return
         try:
             pointing = self._decode(message.value())
-        except InvalidEvent as fault:
+        except (InvalidEvent, SchemaUnavailable) as fault:
             logger.warning(
                 "pointing %s/%s/%s left out: %s",
                 message.topic(), message.partition(), message.offset(), fault,

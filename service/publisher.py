@@ -1,22 +1,26 @@
-"""One Kafka transaction an exposure: records and input offset together, or none of them."""
+"""What both ways of publishing share: records go to the producer, and what passes is waited out.
+
+`service.exactly_once` and `service.at_least_once` say when the input offset is committed.
+"""
 
 from __future__ import annotations
 
-import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from service.broker_advice import NOT_ALLOWED, in_words
+from service.client_messages import ClientMessages
 from service.messages import OutMessage
 
-logger = logging.getLogger(__name__)
+#: Seconds of one blocking call, so that a stop is heard between two.
+CALL_SECONDS = 5.0
 
-_CALL_SECONDS = 5.0  # of one blocking call, so that a stop is heard between two
 
-
-class TransactionAborted(Exception):
-    """Nothing was published; the same can be tried again, if the partition is still ours.
+class NotPublished(Exception):
+    """The offset is not committed; the same can be tried again, if the partition is still ours.
 
     ``too_large`` says that the broker refused a record for its size: trying again cannot help.
     """
@@ -30,51 +34,75 @@ class ProducerFailed(Exception):
     """The producer cannot go on; only a new process knows what was committed and what not."""
 
 
-class Publisher:
-    """Publishes in transactions.
+class NotAllowed(ProducerFailed):
+    """The brokers' ACLs forbid what we need; another producer may be let in once they change."""
+
+
+class BrokersAway(Exception):
+    """The brokers do not answer, and a stop was asked for: nothing more may be published here.
+
+    What was being published may be committed or not; the brokers know, and whoever has the
+    partition next goes on from there.
+    """
+
+
+class Publisher(ABC):
+    """Publishes the records of an exposure, and commits its offset.
 
     Parameters
     ----------
     producer : confluent_kafka.Producer
-        With a ``transactional.id``.
+        Where records go.
     patience_seconds : float
-        How long errors that may pass are retried within one transaction; the transaction's
-        timeout.
+        How long errors that may pass are retried for one exposure.
+    messages : ClientMessages
+        Told of errors that pass.
     waiting : callable, optional
         Called again and again while it waits for the brokers.
+    stopped : callable, optional
+        Whether the service is asked to leave: then brokers that do not answer are not waited for.
     """
 
     def __init__(
         self,
         producer: Producer,
         patience_seconds: float,
+        messages: ClientMessages,
+        *,
         waiting: Callable[[], None] = lambda: None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._producer = producer
         self._patience = patience_seconds
+        self._messages = messages
         self._waiting = waiting
+        self._stopped = stopped
 
-    def open(self, stopped: Callable[[], bool]) -> bool:
-        """Fence earlier processes of this ``transactional.id`` and settle what they left open.
-
-        Waits as long as the brokers are not reached. Returns False if ``stopped`` came first.
+    def open(self) -> bool:
+        """Wait until the brokers take us. Returns False if a stop came first.
 
         Raises
         ------
+        NotAllowed
+            If their ACLs forbid it.
         ProducerFailed
-            If the brokers refuse us.
+            If they refuse us otherwise.
         """
-        while not stopped():
+        while not self._stopped():
             try:
-                self._producer.init_transactions(_CALL_SECONDS)
+                self._connect(CALL_SECONDS)
             except KafkaException as exception:
-                error = _error(exception)
-                if error.fatal() or not error.retriable():
-                    raise ProducerFailed(f"no transactions: {_say(error)}") from exception
-                self.serve()  # what the client has to say about why
-                logger.warning("waiting for the brokers: %s", _say(error))
+                error = error_of(exception)
+                if error.code() in NOT_ALLOWED:
+                    self._messages.error(error)
+                    raise NotAllowed(in_words(error)) from exception
+                if not self._passes(error):
+                    raise ProducerFailed(in_words(error)) from exception
+                self.serve()  # what the client has to say about why comes first
+                self._messages.error(error)
                 time.sleep(0.2)
             else:
+                self._messages.all_is_well()
                 return True
         return False
 
@@ -82,10 +110,11 @@ class Publisher:
         """Let the client deliver its log lines and reports; does not wait."""
         self._producer.poll(0)
 
+    @abstractmethod
     def publish(
-        self, messages: Sequence[OutMessage], offset: TopicPartition, group_metadata: object
+        self, messages: Sequence[OutMessage], offset: TopicPartition, consumer: Consumer
     ) -> None:
-        """Publish records and commit the input offset, both or none.
+        """Publish records and commit the input offset.
 
         Parameters
         ----------
@@ -93,40 +122,34 @@ class Publisher:
             The records.
         offset : TopicPartition
             The offset of the next event to be read.
-        group_metadata : object
-            What `Consumer.consumer_group_metadata` returned after the last poll.
+        consumer : Consumer
+            The member of the group that owns the partition; not polled between the look at who
+            owns it and this call.
 
         Raises
         ------
-        TransactionAborted
-            If nothing was published, and it may be tried again.
+        NotPublished
+            If the offset is not committed, and it may be tried again.
+        BrokersAway
+            If a stop was asked for while the brokers did not answer.
         ProducerFailed
             If the process has to end.
         """
-        failures: list[KafkaError] = []
-        end = time.monotonic() + self._patience
-        try:
-            self._producer.begin_transaction()
-        except KafkaException as exception:
-            raise ProducerFailed(_say(_error(exception))) from exception
-        try:
-            for message in messages:
-                self._produce(message, failures, end)
-            self._retry(
-                lambda seconds: self._producer.send_offsets_to_transaction(
-                    [offset], group_metadata, seconds
-                ),
-                end,
-            )
-        except KafkaException as exception:
-            raise self._after(_error(exception), failures) from exception
-        self._commit(failures, end)
+
+    @abstractmethod
+    def _connect(self, seconds: float) -> None:
+        """Make one attempt to get ready."""
+
+    def _passes(self, error: KafkaError) -> bool:
+        """Say whether the same call may succeed later."""
+        return error.retriable() and not (error.fatal() or error.txn_requires_abort())
 
     def _produce(self, message: OutMessage, failures: list[KafkaError], end: float) -> None:
         def delivered(error: KafkaError | None, _: object) -> None:
             if error is not None:
                 failures.append(error)
 
+        stop_heard = None
         while True:
             try:
                 self._producer.produce(
@@ -138,61 +161,48 @@ class Publisher:
                 )
                 return
             except BufferError:  # the local queue is full: let it drain
-                if time.monotonic() > end:
+                now = time.monotonic()
+                if self._stopped():
+                    stop_heard = stop_heard or now
+                    if now - stop_heard > CALL_SECONDS:
+                        raise BrokersAway("records were not taken") from None
+                if now > end:
                     raise KafkaException(
                         KafkaError(KafkaError._QUEUE_FULL, "the local queue does not drain")
                     ) from None
                 self._waiting()
                 self._producer.poll(0.1)
 
-    def _commit(self, failures: list[KafkaError], end: float) -> None:
-        try:
-            self._retry(self._producer.commit_transaction, end)
-        except KafkaException as exception:
-            error = _error(exception)
-            if error.txn_requires_abort() and not error.fatal():
-                raise self._after(error, failures) from exception
-            # Neither done nor abortable: the broker may have committed it, or may yet.
-            raise ProducerFailed(f"the commit is in doubt: {_say(error)}") from exception
-
-    def _after(self, error: KafkaError, failures: list[KafkaError]) -> Exception:
-        """Abort the transaction, unless the producer is beyond that; return what to raise."""
-        if error.fatal():
-            return ProducerFailed(_say(error))
-        try:
-            self._retry(self._producer.abort_transaction, time.monotonic() + self._patience)
-        except KafkaException as exception:
-            return ProducerFailed(f"cannot abort: {_say(_error(exception))}")
-        causes = [error, *failures]
-        too_large = any(cause.code() == KafkaError.MSG_SIZE_TOO_LARGE for cause in causes)
-        return TransactionAborted(_say(failures[0] if failures else error), too_large=too_large)
-
-    def _retry(self, call: Callable[[float], None], end: float) -> None:
+    def _retry(self, call: Callable[[float], None], end: float, what: str) -> None:
         """Repeat a call while its error is one that passes, and there is time."""
         while True:
             try:
-                call(max(0.1, min(_CALL_SECONDS, end - time.monotonic())))
+                call(max(0.1, min(CALL_SECONDS, end - time.monotonic())))
                 return
             except KafkaException as exception:
-                error = _error(exception)
-                passing = error.retriable() and not (error.fatal() or error.txn_requires_abort())
-                if not passing or time.monotonic() > end:
+                error = error_of(exception)
+                if not self._passes(error) or time.monotonic() > end:
                     raise
-                logger.warning("still trying: %s", _say(error))
+                if self._stopped():
+                    raise BrokersAway(f"{what}: {in_words(error)}") from exception
+                self.serve()
+                self._messages.error(error)
                 self._waiting()
                 time.sleep(0.1)
 
 
-def _error(exception: KafkaException) -> KafkaError:
+def error_of(exception: KafkaException) -> KafkaError:
+    """Return the error that an exception of the client carries."""
     error = exception.args[0]
     assert isinstance(error, KafkaError)
     return error
 
 
-def _say(error: KafkaError) -> str:
-    if error.code() == KafkaError._FENCED:
-        return (
-            f"{error.str()}: another process has the same kafka.transactional_id, or the broker "
-            "ended a transaction that had taken too long"
-        )
-    return f"{error.str()} ({error.name()})"
+def not_published(
+    error: KafkaError, failures: Sequence[KafkaError], what: str = ""
+) -> NotPublished:
+    """Return what to raise for an error, and for the records that failed before it."""
+    causes = [error, *failures]
+    too_large = any(cause.code() == KafkaError.MSG_SIZE_TOO_LARGE for cause in causes)
+    said = in_words(failures[0] if failures else error)
+    return NotPublished(f"{what}{said}", too_large=too_large)

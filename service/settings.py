@@ -6,14 +6,12 @@ A TOML file (``--config`` or ``SKYDELTA_CONFIG``) has one table a section; an en
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
-    SecretStr,
     field_validator,
     model_validator,
 )
@@ -24,119 +22,10 @@ from pydantic_settings import (
 )
 
 from service.cpus import available_cpus
-from service.settings_types import Names, Paths, RawTable, Section, TopicName, table
+from service.kafka_settings import KafkaSettings
+from service.registry_settings import RegistrySettings
+from service.settings_types import Names, Paths, Section, TopicName, table
 from service.template_settings import TemplateSettings
-
-#: librdkafka properties that exactly-once publishing depends on, or that have a setting here.
-_RESERVED_PROPERTIES = {
-    "bootstrap.servers": "kafka.bootstrap_servers",
-    "client.id": "kafka.client_id",
-    "group.id": "kafka.group_id",
-    "group.instance.id": "kafka.group_instance_id",
-    "group.protocol": "kafka.group_protocol",
-    "session.timeout.ms": "kafka.session_timeout_seconds",
-    "transactional.id": "kafka.transactional_id",
-    "transaction.timeout.ms": "kafka.transaction_timeout_seconds",
-    "message.max.bytes": "kafka.max_message_bytes",
-    "compression.type": "kafka.compression",
-    "compression.codec": "kafka.compression",
-    "security.protocol": "kafka.security_protocol",
-    "sasl.mechanism": "kafka.sasl_mechanism",
-    "sasl.mechanisms": "kafka.sasl_mechanism",
-    "sasl.username": "kafka.sasl_username",
-    "sasl.password": "kafka.sasl_password",
-    "ssl.ca.location": "kafka.ssl_ca_file",
-    "ssl.certificate.location": "kafka.ssl_certificate_file",
-    "ssl.key.location": "kafka.ssl_key_file",
-    "ssl.key.password": "kafka.ssl_key_password",
-    "enable.auto.commit": None,
-    "enable.auto.offset.store": None,
-    "enable.idempotence": None,
-    "isolation.level": None,
-    "acks": None,
-    "request.required.acks": None,
-    "message.timeout.ms": None,
-    "delivery.timeout.ms": None,
-    "auto.offset.reset": None,
-    "enable.partition.eof": None,
-}
-
-
-class KafkaSettings(Section):
-    """The brokers, the consumer group and the transactional producer."""
-
-    bootstrap_servers: str = Field(
-        default="localhost:9092", min_length=1, description="Brokers, `host:port,host:port`"
-    )
-    client_id: str = Field(default="skydelta", min_length=1, description="Name in broker logs")
-    group_id: str = Field(default="skydelta", min_length=1, description="Consumer group")
-    group_instance_id: str | None = Field(
-        default=None, description="Static group membership: one stable name a process"
-    )
-    group_protocol: Literal["classic", "consumer"] = Field(
-        default="classic", description="`consumer` is KIP-848 (Kafka 4)"
-    )
-    transactional_id: str = Field(
-        default_factory=lambda: f"skydelta-{socket.gethostname()}",
-        min_length=1,
-        description="Stable and unique for each running process; a second one fences the first",
-    )
-    session_timeout_seconds: float = Field(
-        default=10.0,
-        ge=1,
-        le=1800,
-        description="A silent process loses its partitions after this (classic protocol)",
-    )
-    transaction_timeout_seconds: float = Field(
-        default=60.0, ge=2, le=900, description="The broker aborts a transaction after this"
-    )
-    max_message_bytes: int = Field(
-        default=1_000_000,
-        ge=10_000,
-        description="Largest record that the output topics take; larger ones refuse the exposure",
-    )
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        default="lz4", description="Compression of what is published"
-    )
-    security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
-        default="plaintext", description="How to talk to the brokers"
-    )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = (
-        Field(default=None, description="With a `sasl_` protocol")
-    )
-    sasl_username: str | None = Field(default=None, description="With PLAIN and SCRAM")
-    sasl_password: SecretStr | None = Field(default=None, description="With PLAIN and SCRAM")
-    ssl_ca_file: Path | None = Field(default=None, description="Certificate authorities, PEM")
-    ssl_certificate_file: Path | None = Field(default=None, description="Our certificate, PEM")
-    ssl_key_file: Path | None = Field(default=None, description="Our private key, PEM")
-    ssl_key_password: SecretStr | None = Field(default=None, description="Of the private key")
-    extra: RawTable = Field(
-        default_factory=dict,
-        repr=False,  # secrets may be among them
-        description='Raw librdkafka properties, `{"linger.ms" = 20}`; in the environment as JSON',
-    )
-
-    @field_validator("extra")
-    @classmethod
-    def _no_reserved_property(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        for name in extra:
-            if name in _RESERVED_PROPERTIES:
-                setting = _RESERVED_PROPERTIES[name]
-                hint = f"use {setting}" if setting else "exactly-once publishing depends on it"
-                raise ValueError(f"{name} may not be set here: {hint}")
-        return extra
-
-    @model_validator(mode="after")
-    def _sasl_is_complete(self) -> KafkaSettings:
-        if self.security_protocol.startswith("sasl") and self.sasl_mechanism is None:
-            raise ValueError(f"security_protocol {self.security_protocol} needs a sasl_mechanism")
-        if self.sasl_mechanism not in (None, "OAUTHBEARER") and not (
-            self.sasl_username and self.sasl_password
-        ):
-            raise ValueError(
-                f"sasl_mechanism {self.sasl_mechanism} needs sasl_username and sasl_password"
-            )
-        return self
 
 
 class TopicSettings(Section):
@@ -312,6 +201,7 @@ class Settings(BaseSettings):
     )
 
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    registry: RegistrySettings = Field(default_factory=RegistrySettings)
     topics: TopicSettings = Field(default_factory=TopicSettings)
     templates: TemplateSettings = Field(default_factory=TemplateSettings)
     pipeline: PipelineSection = Field(default_factory=PipelineSection)

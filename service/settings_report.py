@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from service.secret_settings import SUFFIX
 from service.settings import Settings
 from service.settings_loading import Problem, sections, variable
 
@@ -27,7 +28,9 @@ def as_toml(settings: Settings) -> str:
         section = getattr(settings, name)
         for key in type(section).model_fields:
             value = getattr(section, key)
-            if value is None:
+            if isinstance(value, SecretStr) and getattr(section, f"{key}{SUFFIX}", None):
+                lines.append(f"# {key} is read from {key}{SUFFIX}")
+            elif value is None:
                 lines.append(f"# {key} is not set")
             else:
                 lines.append(f"{key} = {_toml(value)}")
@@ -79,10 +82,12 @@ def missing_files(settings: Settings) -> list[Problem]:
     mask = templates.star_mask
     if mask is not None and mask.file is not None and not mask.file.is_file():
         problems.append(_problem("templates.star_mask", f"{mask.file} is not a file"))
-    for key in ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file"):
-        path: Path | None = getattr(settings.kafka, key)
-        if path is not None and not path.is_file():
-            problems.append(_problem(f"kafka.{key}", f"{path} is not a file"))
+    for name in ("kafka", "registry"):
+        section = getattr(settings, name)
+        for key in type(section).model_fields:
+            path = getattr(section, key)
+            if key.endswith(SUFFIX) and path is not None and not path.is_file():
+                problems.append(_problem(f"{name}.{key}", f"{path} is not a file"))
     return problems
 
 

@@ -33,6 +33,7 @@ def _from_json(value: str) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(split)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split)]
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+StringTable = Annotated[dict[str, str], BeforeValidator(table)]
 RawTable = Annotated[dict[str, str | int | float | bool], BeforeValidator(table)]
 
 

@@ -26,11 +26,19 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from core.exposure import Exposure, ExposureResult
 from service import logs
-from service.events import ExposureEvent, SchemaLookup, UnreadableEvent, decode
-from service.lanes import Delivery, Job, JobState, Lane, Lanes, Partition
+from service.broker_advice import NOT_ALLOWED, in_words
+from service.client_messages import ClientMessages
+from service.events import (
+    ExposureEvent,
+    SchemaLookup,
+    SchemaUnavailable,
+    UnreadableEvent,
+    decode,
+)
+from service.lanes import Delivery, Job, JobState, Lanes, Partition
 from service.messages import Outgoing, OutMessage, TooLarge, transaction_messages
 from service.metrics import Metrics
-from service.publisher import Publisher, TransactionAborted
+from service.publisher import BrokersAway, NotPublished, Publisher
 from service.settings import Settings
 from service.status import Record, status_record
 from service.work import Processed
@@ -68,6 +76,8 @@ class Stream:
         Where events come from, where results go, and who does the work.
     metrics : Metrics
         Where it is counted.
+    messages : ClientMessages
+        Where troubles with the brokers are told.
     lookup : callable, optional
         Schema of a registry id, see `service.events.decode`.
     ahead : FetchesAhead, optional
@@ -82,6 +92,7 @@ class Stream:
         publisher: Publisher,
         pool: WorkerPool,
         metrics: Metrics,
+        messages: ClientMessages,
         lookup: SchemaLookup | None = None,
         ahead: FetchesAhead | None = None,
     ) -> None:
@@ -91,13 +102,25 @@ class Stream:
         self._publisher = publisher
         self._pool = pool
         self._metrics = metrics
+        self._client_messages = messages
         self._lookup = lookup
         self._lanes = Lanes()
         self._working: dict[int, Job] = {}
         self._task_ids = itertools.count(1)
         self._restarts_counted = 0
         self._draining = False
-        self.joined = False
+        self._joined = False
+        self._refused: str | None = None
+        self._schema_away: str | None = None
+        self.given_up = False
+
+    @property
+    def why_not_reading(self) -> str | None:
+        """Why no exposures are taken on, in one line; None when all is well."""
+        if not self._joined:
+            trouble = self._client_messages.trouble
+            return "not yet in the consumer group" + (f": {trouble}" if trouble else "")
+        return self._refused or self._schema_away
 
     @property
     def in_hand(self) -> int:
@@ -141,6 +164,7 @@ class Stream:
         if error is not None:
             self._poll_failed(error)
             return
+        self._refused = None
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         assert topic is not None
         assert partition is not None
@@ -164,11 +188,16 @@ class Stream:
     def _poll_failed(self, error: KafkaError) -> None:
         if error.fatal():
             raise KafkaException(error)
-        logger.warning("reading events: %s (%s)", error.str(), error.name())
+        self._client_messages.error(error)
+        if error.code() in NOT_ALLOWED or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            self._refused = in_words(error)
 
     def _on_assign(self, _: object, partitions: list[TopicPartition]) -> None:
         self._lanes.assign((p.topic, p.partition) for p in partitions)
-        self.joined = True
+        self._joined = True
+        if partitions:
+            self._refused = None
+            self._client_messages.all_is_well()
         logger.info("partitions assigned: %s", _listing((p.topic, p.partition) for p in partitions))
 
     def _on_revoke(self, _: object, partitions: list[TopicPartition]) -> None:
@@ -182,7 +211,7 @@ class Stream:
     def _on_lost(self, _: object, partitions: list[TopicPartition]) -> None:
         """Partitions went to somebody else while we were away: nothing may be published."""
         self._hand_back({(p.topic, p.partition) for p in partitions}, "lost")
-        self.joined = False
+        self._joined = False
 
     def _hand_back(self, partitions: Iterable[Partition], why: str) -> None:
         names = sorted(partitions)
@@ -242,7 +271,7 @@ class Stream:
 
     def _publish_finished(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
-            if job.not_before <= time.monotonic():
+            if job.not_before <= time.monotonic() and not self.given_up:
                 with logs.about_exposure(job.exposure_id):
                     self._publish(job)
 
@@ -256,13 +285,17 @@ class Stream:
             self._publisher.publish(
                 messages,
                 TopicPartition(job.delivery.topic, job.delivery.partition, job.delivery.offset + 1),
-                self._consumer.consumer_group_metadata(),
+                self._consumer,
             )
         except TooLarge as error:
             self._refuse_size(job, str(error))
             return
-        except TransactionAborted as error:
-            self._aborted(job, error)
+        except NotPublished as error:
+            self._not_published(job, error)
+            return
+        except BrokersAway as error:
+            logger.warning("left to the next process, as the brokers do not answer: %s", error)
+            self.given_up = True
             return
         self._lanes.done_with(job)
         self._metrics.committed(
@@ -282,7 +315,7 @@ class Stream:
             attempts=max(1, job.attempts),
         )
 
-    def _aborted(self, job: Job, error: TransactionAborted) -> None:
+    def _not_published(self, job: Job, error: NotPublished) -> None:
         self._metrics.publish_failures.inc()
         if error.too_large:
             self._refuse_size(job, f"the broker refused a record for its size: {error}")
@@ -290,7 +323,7 @@ class Stream:
         wait = min(_ABORT_RETRY_MOST, _ABORT_RETRY_SECONDS * 2**job.aborts)
         job.aborts += 1
         job.not_before = time.monotonic() + wait
-        logger.warning("transaction aborted, nothing published: %s; again in %g s", error, wait)
+        logger.warning("%s; again in %g s", error, wait)
 
     def _refuse_size(self, job: Job, reason: str) -> None:
         """Publish a failure in the place of what cannot be published, in the next turn."""
@@ -304,13 +337,18 @@ class Stream:
     # 4. start and dispatch --------------------------------------------------------------------
 
     def _start_jobs(self) -> None:
+        self._schema_away = None
         for lane in self._lanes:
             if lane.job is None and lane.queue:
-                self._start(lane, lane.queue.popleft())
+                try:
+                    lane.job = self._start(lane.queue[0])
+                except SchemaUnavailable as error:  # nobody's fault; it stays first in its lane
+                    self._schema_away = str(error)
+                else:
+                    lane.queue.popleft()
 
-    def _start(self, lane: Lane, delivery: Delivery) -> None:
+    def _start(self, delivery: Delivery) -> Job:
         job = Job(next(self._task_ids), delivery, exposure_id=delivery.origin)
-        lane.job = job
         try:
             job.event = self._decode(delivery)
         except UnreadableEvent as error:
@@ -320,6 +358,7 @@ class Stream:
             self._finish(job, Outgoing(record))
         else:
             job.exposure_id = job.event.exposure_id
+        return job
 
     def _decode(self, delivery: Delivery) -> ExposureEvent:
         most = self._settings.input.max_event_bytes
@@ -358,7 +397,7 @@ class Stream:
             for delivery in lane.queue:
                 if delivery.offset > lane.told:
                     lane.told = delivery.offset
-                    with suppress(UnreadableEvent):  # its own turn will say so
+                    with suppress(UnreadableEvent, SchemaUnavailable):  # its own turn will say so
                         waiting.append(self._decode(delivery))
         if waiting:
             self._ahead.expect(waiting)

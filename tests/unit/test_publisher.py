@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from service.client_messages import ClientMessages
+from service.exactly_once import ExactlyOncePublisher
 from service.messages import OutMessage
-from service.publisher import ProducerFailed, Publisher, TransactionAborted
+from service.publisher import BrokersAway, NotAllowed, NotPublished, ProducerFailed
 
 MESSAGES = [OutMessage("t", b"k", b"v", (("h", b"x"),)), OutMessage("t", b"k", None)]
 OFFSET = TopicPartition("in", 0, 7)
@@ -61,10 +63,19 @@ class FakeProducer:
         self._call("abort")
 
 
-def publish(producer: FakeProducer) -> None:
-    Publisher(producer, patience_seconds=5.0).publish(  # type: ignore[arg-type]
-        MESSAGES, OFFSET, "metadata"
-    )
+class FakeConsumer:
+    def consumer_group_metadata(self) -> str:
+        return "metadata"
+
+
+def make_publisher(
+    producer: FakeProducer, stopped: Callable[[], bool] = lambda: False
+) -> ExactlyOncePublisher:
+    return ExactlyOncePublisher(producer, 5.0, ClientMessages(), stopped=stopped)  # type: ignore[arg-type]
+
+
+def publish(producer: FakeProducer, stopped: Callable[[], bool] = lambda: False) -> None:
+    make_publisher(producer, stopped).publish(MESSAGES, OFFSET, FakeConsumer())  # type: ignore[arg-type]
 
 
 def test_records_then_offset_then_commit() -> None:
@@ -77,7 +88,8 @@ def test_records_then_offset_then_commit() -> None:
 def test_passing_errors_are_retried_in_the_same_transaction() -> None:
     producer = FakeProducer(offsets=[PASSING], commit=[PASSING, PASSING])
     publish(producer)
-    assert producer.calls[3:] == ["offsets", "offsets", "commit", "commit", "commit"]
+    calls = [call for call in producer.calls if call != "poll"]
+    assert calls[3:] == ["offsets", "offsets", "commit", "commit", "commit"]
 
 
 def test_full_queue_is_waited_for() -> None:
@@ -89,7 +101,7 @@ def test_full_queue_is_waited_for() -> None:
 @pytest.mark.parametrize("call", ["produce", "offsets", "commit"])
 def test_abortable_error_aborts_and_may_be_tried_again(call: str) -> None:
     producer = FakeProducer(**{call: [ABORTABLE]})
-    with pytest.raises(TransactionAborted, match="stale") as caught:
+    with pytest.raises(NotPublished, match="stale") as caught:
         publish(producer)
     assert producer.calls[-1] == "abort"
     assert not caught.value.too_large
@@ -119,9 +131,9 @@ def test_abort_that_fails_ends_the_process() -> None:
 
 def test_abort_is_retried_while_the_broker_is_away() -> None:
     producer = FakeProducer(offsets=[ABORTABLE], abort=[PASSING])
-    with pytest.raises(TransactionAborted):
+    with pytest.raises(NotPublished):
         publish(producer)
-    assert producer.calls[-2:] == ["abort", "abort"]
+    assert producer.calls[-3:] == ["abort", "poll", "abort"]
 
 
 @pytest.mark.parametrize("where", ["produce", "delivery"])
@@ -131,25 +143,53 @@ def test_size_is_told_apart(where: str) -> None:
     else:
         producer = FakeProducer(commit=[ABORTABLE])
         producer.undeliverable = TOO_LARGE
-    with pytest.raises(TransactionAborted, match="too large") as caught:
+    with pytest.raises(NotPublished, match="too large") as caught:
         publish(producer)
     assert caught.value.too_large
 
 
 def test_opening_waits_for_the_brokers() -> None:
     producer = FakeProducer(init=[PASSING, PASSING])
-    publisher = Publisher(producer, patience_seconds=5.0)  # type: ignore[arg-type]
-    assert publisher.open(lambda: False)
+    assert make_publisher(producer).open()
     assert producer.calls == ["init", "poll", "init", "poll", "init"]
 
 
 def test_opening_gives_way_to_a_stop() -> None:
-    publisher = Publisher(FakeProducer(), patience_seconds=5.0)  # type: ignore[arg-type]
-    assert not publisher.open(lambda: True)
+    assert not make_publisher(FakeProducer(), lambda: True).open()
+
+
+def test_opening_that_the_acls_forbid_may_be_tried_with_another_producer() -> None:
+    refused = KafkaError(
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "not authorized", fatal=True
+    )
+    with pytest.raises(NotAllowed, match=r"grant .*kafka\.transactional_id.*not authorized"):
+        make_publisher(FakeProducer(init=[refused])).open()
 
 
 def test_opening_that_is_refused_ends_the_process() -> None:
-    refused = KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "not authorized")
-    publisher = Publisher(FakeProducer(init=[refused]), patience_seconds=5.0)  # type: ignore[arg-type]
-    with pytest.raises(ProducerFailed, match="not authorized"):
-        publisher.open(lambda: False)
+    refused = KafkaError(KafkaError.INVALID_TRANSACTION_TIMEOUT, "too long", fatal=True)
+    with pytest.raises(ProducerFailed, match=r"kafka\.transaction_timeout_seconds") as caught:
+        make_publisher(FakeProducer(init=[refused])).open()
+    assert not isinstance(caught.value, NotAllowed)
+
+
+@pytest.mark.parametrize("call", ["offsets", "commit"])
+def test_stop_ends_the_wait_for_brokers_that_do_not_answer(call: str) -> None:
+    """The transaction is left as a crash leaves it: nothing is aborted that may be committed."""
+    producer = FakeProducer(**{call: [PASSING] * 100})
+    with pytest.raises(BrokersAway, match="in doubt" if call == "commit" else "nothing of it"):
+        publish(producer, stopped=lambda: True)
+    assert producer.calls.count(call) == 1
+    assert "abort" not in producer.calls
+
+
+def test_stop_ends_the_wait_for_an_abort() -> None:
+    producer = FakeProducer(offsets=[ABORTABLE], abort=[PASSING] * 100)
+    with pytest.raises(BrokersAway, match="nothing of it"):
+        publish(producer, stopped=lambda: True)
+
+
+def test_stop_does_not_disturb_brokers_that_answer() -> None:
+    producer = FakeProducer(produce=[BufferError()])
+    publish(producer, stopped=lambda: True)
+    assert producer.calls[-1] == "commit"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service import cli
-from service.settings import KafkaSettings
+from service.kafka_settings import KafkaSettings
 from service.settings_loading import SettingsError, load, sections, variable
 from service.settings_report import as_toml, beyond_validation, markdown_table
 
@@ -113,6 +113,19 @@ def test_single_underscore_is_explained_and_other_variables_are_left_alone(
         ("[kafka]\nextra = {'group.id' = 'x'}\n", "use kafka.group_id"),
         ("[kafka]\nsasl_mechanism = 'PLAIN'\n", "needs sasl_username and sasl_password"),
         ("[kafka]\nsecurity_protocol = 'sasl_ssl'\n", "needs a sasl_mechanism"),
+        (
+            "[kafka]\nsasl_mechanism = 'PLAIN'\nsasl_username = 'u'\nsasl_password = 'p'\n",
+            "is not used with security_protocol plaintext",
+        ),
+        (
+            "[kafka]\nsecurity_protocol = 'sasl_ssl'\nsasl_mechanism = 'OAUTHBEARER'\n",
+            "needs oauth_token_url, oauth_client_id and oauth_client_secret",
+        ),
+        ("[kafka]\noauth_token_url = 'https://me:pw@id/token'\n", "oauth_token_url"),
+        ("[kafka]\noauth_extensions = {a = 'b,c=d'}\n", "has a comma"),
+        ("[kafka]\nssl_key_file = '/key.pem'\n", "need each other"),
+        ("[kafka]\nsasl_password_file = '/nowhere'\n", "/nowhere cannot be read: No such file"),
+        ("[registry]\nusername = 'u'\n", "username and password need each other"),
         ("[topics]\nalerts = 'exposures'\n", "every topic needs a name of its own"),
         ("[topics]\nalerts = 'a b'\n", "topics.alerts"),
         ("[pipeline]\nthreshold = nan\n", "pipeline.threshold"),
@@ -126,6 +139,59 @@ def test_what_cannot_be(tmp_path: Path, text: str | None, said: str) -> None:
     assert "\n" not in problem
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "rest"),
+    [
+        ("kafka", "sasl_password", {}),
+        ("kafka", "oauth_client_secret", {}),
+        ("kafka", "ssl_key_password", {}),
+        ("registry", "password", {"username": "u"}),
+    ],
+)
+def test_each_secret_may_lie_in_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    section: str,
+    key: str,
+    rest: dict[str, str],
+) -> None:
+    for name, value in rest.items():
+        monkeypatch.setenv(variable(section, name), value)
+    secret = tmp_path / "secret"
+    secret.write_text("pass wörd \r\n")
+    monkeypatch.setenv(variable(section, f"{key}_file"), str(secret))
+    settings = load()
+    found = getattr(getattr(settings, section), key).get_secret_value()
+    assert found == "pass wörd "  # only the line's end is not part of it
+    written = as_toml(settings)
+    assert found not in written
+    assert load(config(tmp_path, written)) == settings
+
+    monkeypatch.setenv(variable(section, key), "another")
+    (said,) = problems()
+    assert f"{key} and {key}_file are both given" in said
+    assert "another" not in said
+
+
+def test_every_secret_has_a_file_beside_it() -> None:
+    found = 0
+    for model in sections().values():
+        names = list(model.model_fields)
+        for name in names:
+            if "SecretStr" in str(model.model_fields[name].annotation):
+                assert names.index(f"{name}_file") < names.index(name)
+                found += 1
+    assert found == 4
+
+
+def test_secret_file_must_hold_something(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    for content, said in ((b"\n", "is empty"), (b"\xff", "is not UTF-8")):
+        secret.write_bytes(content)
+        (problem,) = problems(config(tmp_path, f"[kafka]\nsasl_password_file = '{secret}'\n"))
+        assert said in problem
+
+
 SECRET = "do not tell"
 
 
@@ -134,7 +200,7 @@ def test_no_secret_in_reports_nor_errors(monkeypatch: pytest.MonkeyPatch, tmp_pa
         tmp_path,
         f"[kafka]\nsasl_username = 'u'\nsasl_password = '{SECRET}'\n"
         f"ssl_key_password = '{SECRET}'\n"
-        f"extra = {{'sasl.oauthbearer.client.secret' = '{SECRET}', 'linger.ms' = 5}}\n",
+        f"extra = {{'sasl.oauthbearer.config' = '{SECRET}', 'linger.ms' = 5}}\n",
     )
     settings = load(path)
     written = as_toml(settings)

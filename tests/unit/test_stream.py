@@ -10,14 +10,17 @@ from typing import Any
 
 import fastavro
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
+import schemas
+from core.errors import InvalidEvent
 from core.exposure import Exposure, ExposureResult
-from service.events import ExposureEvent
+from service.client_messages import ClientMessages
+from service.events import ExposureEvent, SchemaUnavailable
 from service.messages import OutMessage
 from service.metrics import Metrics
 from service.packets import EncodedAlert
-from service.publisher import TransactionAborted
+from service.publisher import BrokersAway, NotPublished
 from service.settings import Settings
 from service.status import status_record
 from service.stream import Stream
@@ -33,11 +36,19 @@ def event(exposure_id: str, **fields: Any) -> bytes:
 
 
 class FakeMessage:
-    def __init__(self, partition: int, offset: int, value: bytes | None, headers: Any = None):
+    def __init__(
+        self,
+        partition: int,
+        offset: int,
+        value: bytes | None,
+        headers: Any = None,
+        error: KafkaError | None = None,
+    ):
         self._facts = (partition, offset, value, headers)
+        self._error = error
 
-    def error(self) -> None:
-        return None
+    def error(self) -> KafkaError | None:
+        return self._error
 
     def topic(self) -> str:
         return TOPIC
@@ -76,6 +87,9 @@ class FakeConsumer:
     def send(self, partition: int, offset: int, value: bytes | None, headers: Any = None) -> None:
         self.coming.append(FakeMessage(partition, offset, value, headers))
 
+    def fail(self, error: KafkaError) -> None:
+        self.coming.append(FakeMessage(0, 0, None, error=error))
+
     def poll(self, timeout: float) -> FakeMessage | None:
         while self.coming and not isinstance(self.coming[0], FakeMessage):
             self.coming.popleft()()  # type: ignore[operator]
@@ -86,9 +100,6 @@ class FakeConsumer:
 
     def resume(self, partitions: list[TopicPartition]) -> None:
         self.paused -= {(p.topic, p.partition) for p in partitions}
-
-    def consumer_group_metadata(self) -> str:
-        return "metadata"
 
 
 class FakePool:
@@ -146,9 +157,9 @@ class FakePublisher:
         pass
 
     def publish(
-        self, messages: Sequence[OutMessage], offset: TopicPartition, metadata: object
+        self, messages: Sequence[OutMessage], offset: TopicPartition, consumer: object
     ) -> None:
-        assert metadata == "metadata"
+        assert isinstance(consumer, FakeConsumer)
         if self.troubles:
             raise self.troubles.pop(0)
         self.commits.append((list(messages), offset))
@@ -161,6 +172,7 @@ class Scene:
         self.pool = FakePool(workers)
         self.publisher = FakePublisher()
         self.metrics = Metrics()
+        self.registry_away = False
         self.expected: list[str] = []
         self.begun_with: list[str] = []
         self.stream = Stream(
@@ -169,9 +181,19 @@ class Scene:
             publisher=self.publisher,  # type: ignore[arg-type]
             pool=self.pool,  # type: ignore[arg-type]
             metrics=self.metrics,
+            messages=ClientMessages(),
+            lookup=self.lookup,
             ahead=self,
         )
         self.stream.subscribe()
+
+    def lookup(self, schema_id: int) -> dict[str, Any]:
+        """Schema 7 is ours, schema 8 is known nowhere; while the registry is away, all wait."""
+        if self.registry_away:
+            raise SchemaUnavailable("the registry does not answer")
+        if schema_id != 7:
+            raise InvalidEvent("the registry does not know the id")
+        return schemas.load("exposure")
 
     def expect(self, events: Iterable[ExposureEvent]) -> None:
         self.expected.extend(event.exposure_id for event in events)
@@ -457,7 +479,7 @@ def test_packet_that_the_broker_refuses_for_its_size_does_the_same() -> None:
     scene.consumer.rebalance("assign", 0)
     scene.consumer.send(0, 0, event("a"))
     scene.turn()
-    scene.publisher.troubles = [TransactionAborted("message too large", too_large=True)]
+    scene.publisher.troubles = [NotPublished("message too large", too_large=True)]
     scene.pool.finish("a", [EncodedAlert(1, "SD1", b"x")])
     scene.turn()
     assert scene.statuses[0]["error_class"] == "PacketTooLarge"
@@ -468,7 +490,7 @@ def test_aborted_transaction_is_tried_again() -> None:
     scene.consumer.rebalance("assign", 0)
     scene.consumer.send(0, 0, event("a"))
     scene.turn()
-    scene.publisher.troubles = [TransactionAborted("ILLEGAL_GENERATION")]
+    scene.publisher.troubles = [NotPublished("ILLEGAL_GENERATION")]
     scene.pool.finish("a")
     scene.turn()
     assert scene.publisher.commits == []
@@ -483,7 +505,7 @@ def test_aborted_transaction_is_not_tried_again_after_the_partition_left() -> No
     scene.consumer.rebalance("assign", 0)
     scene.consumer.send(0, 0, event("a"))
     scene.turn()
-    scene.publisher.troubles = [TransactionAborted("ILLEGAL_GENERATION")]
+    scene.publisher.troubles = [NotPublished("ILLEGAL_GENERATION")]
     scene.pool.finish("a")
     scene.consumer.rebalance("lost", 0)
     scene.turn(1)
@@ -610,3 +632,75 @@ def test_an_exposure_that_comes_again_is_told_of_again() -> None:
     scene.consumer.send(0, 1, event("second"))
     scene.turn()
     assert scene.expected == ["second", "second"]
+
+
+def framed(exposure_id: str, schema_id: int = 7) -> bytes:
+    fields = {"exposure_id": exposure_id, "science_uri": "/s", "band": "r", "mjd_mid": 61000.0}
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schemas.load("exposure"), fields)
+    return b"\x00" + schema_id.to_bytes(4, "big") + out.getvalue()
+
+
+def test_events_wait_for_the_registry_in_order_and_others_do_not() -> None:
+    scene = Scene()
+    scene.registry_away = True
+    scene.consumer.rebalance("assign", 0, 1)
+    scene.consumer.send(0, 0, framed("a"))
+    scene.consumer.send(0, 1, framed("b"))
+    scene.consumer.send(1, 0, event("c"))
+    scene.turn(8)
+    assert scene.pool.submitted == ["c"]
+    assert scene.stream.why_not_reading == "the registry does not answer"
+    scene.registry_away = False
+    scene.turn()
+    assert scene.pool.submitted == ["c", "a"]
+    assert scene.stream.why_not_reading is None
+    scene.pool.finish("a")
+    scene.turn()
+    assert scene.pool.submitted == ["c", "a", "b"]
+    assert dead_letters(scene) == []
+
+
+def test_schema_that_the_registry_does_not_know_is_a_dead_letter() -> None:
+    scene = Scene()
+    scene.consumer.rebalance("assign", 0)
+    scene.consumer.send(0, 0, framed("a", schema_id=8))
+    scene.turn()
+    (status,) = scene.statuses
+    assert status["outcome"] == "invalid_event"
+    assert "registry schema id 8" in status["reason"]
+    assert "does not know the id" in status["reason"]
+    (letter,) = dead_letters(scene)
+    assert letter.value == framed("a", schema_id=8)
+
+
+def test_after_brokers_that_do_not_answer_nothing_more_is_published() -> None:
+    """Not even when partitions are revoked: a transaction may be open, or in doubt."""
+    scene = Scene()
+    scene.consumer.rebalance("assign", 0, 1)
+    for partition, name in enumerate("ab"):
+        scene.consumer.send(partition, 0, event(name))
+    scene.turn()
+    scene.publisher.troubles.append(BrokersAway("its commit is in doubt"))
+    for name in "ab":
+        scene.pool.finish(name)
+    scene.stream.drain()
+    scene.turn(1)
+    assert scene.stream.given_up
+    scene.consumer.rebalance("revoke", 0, 1)
+    scene.turn()
+    assert scene.publisher.commits == []
+
+
+def test_stream_that_reads_nothing_says_why() -> None:
+    scene = Scene()
+    assert scene.stream.why_not_reading == "not yet in the consumer group"
+    forbidden = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed")
+    scene.consumer.fail(forbidden)
+    scene.consumer.rebalance("assign")  # of no partition, as there is none that it may see
+    scene.turn()
+    assert scene.stream.why_not_reading is not None
+    assert "grant our user READ of the topics" in scene.stream.why_not_reading
+    scene.consumer.rebalance("assign", 0)
+    scene.turn()
+    assert scene.stream.why_not_reading is None
