@@ -4,12 +4,14 @@
 #   PYTEST_ARGS  more arguments for pytest:   make test PYTEST_ARGS='-k packets -x'
 #   BROKER_ARGS  more arguments for broker:   make broker BROKER_ARGS='--port 19092'
 #   CHAOS_ARGS   more arguments for chaos:    make chaos CHAOS_ARGS='--rounds 1 --seed 7 --verbose'
+#   SOAK_ARGS    more arguments for soak:     make soak SOAK_ARGS='--minutes 5'
 #   BENCH_ARGS   more arguments for bench:    make bench BENCH_ARGS='--sizes 1024 --seeds 1'
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BROKER_ARGS ?=
 CHAOS_ARGS ?=
+SOAK_ARGS ?=
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -20,7 +22,7 @@ STAMP := $(VENV)/.installed
 PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format broker chaos bench figures clean distclean
+.PHONY: help venv demo test lint format broker chaos soak bench figures clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,11 +54,15 @@ broker: $(STAMP) ## run a local Apache Kafka in the foreground and print its add
 chaos: $(STAMP) ## kill services, workers and the broker for twenty rounds, and count what comes out
 	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
+soak: $(STAMP) ## run the service on small exposures for half an hour, and see whether it grows
+	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
 bench: $(STAMP) $(PEERS)/.installed ## measure subtraction, projection (beside peers) and templates; hours with all peers
 	@$(BIN)/python -m tests.benchmarks.bench_subtraction $(BENCH_ARGS)
 	@$(BIN)/python -m tests.benchmarks.robustness
 	@$(BIN)/python -m tests.benchmarks.bench_resample
 	@$(BIN)/python -m tests.benchmarks.bench_templates
+	@$(BIN)/python -m tests.benchmarks.bench_service
 
 # Without them, where there is no way to the package index, the table says so and goes on.
 $(PEERS)/.installed: pyproject.toml | $(STAMP)

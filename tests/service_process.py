@@ -36,7 +36,8 @@ class Topics:
 class ServiceProcess:
     """One running service.
 
-    ``settings`` holds tables for the settings file, beside what every service here needs.
+    ``settings`` holds tables for the settings file, beside what every service here needs;
+    ``patience`` is how many seconds it may take to become what a test waits for.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class ServiceProcess:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     module: str = "service.cli"
     arguments: tuple[str, ...] = ()
+    patience: float = PATIENCE
 
     def start(self, *, ready: bool = True) -> "ServiceProcess":
         with socket.socket() as probe:
@@ -113,7 +115,7 @@ class ServiceProcess:
         raise AssertionError(f"there is no metric {name}")
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         while time.monotonic() < end:
             found = condition()
             if found:
@@ -121,7 +123,7 @@ class ServiceProcess:
             if self.process.poll() is not None:
                 raise AssertionError(f"not {what}: the service ended\n{self.log}")
             time.sleep(0.05)
-        raise AssertionError(f"not {what} in {PATIENCE:g} s\n{self.log}")
+        raise AssertionError(f"not {what} in {self.patience:g} s\n{self.log}")
 
     @property
     def log(self) -> str:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 PARTITIONS = 6
 PATIENCE = 240.0  # seconds for all of a round
 AT_ONCE = 4  # disturbances
-HELD_BACK = 0.1  # of the events, until all has happened
+SLOWER = 2.0  # than things happen, events come; the rest at once when all has happened
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Plan:
     events : int
         How many are sent.
     seconds : float
-        Over which they are sent, and things happen.
+        Over which things happen.
     protocol : str
         Of the consumer group: ``classic`` or KIP-848's ``consumer``.
     happenings : tuple of Disturbance
@@ -144,7 +144,7 @@ def _disturb(fleet: Fleet, plan: Plan, topics: Topics, names: list[str]) -> tupl
             while waiting and waiting[0].at <= now:
                 one = waiting.pop(0)
                 running.append((one, pool.submit(one.happen, fleet)))
-            share = min(1 - HELD_BACK, now / plan.seconds)
+            share = min(1.0, now / (SLOWER * plan.seconds))
             if not waiting and all(done.done() for _, done in running):
                 share = 1.0
             due = len(names) - round(len(names) * share)

@@ -45,10 +45,14 @@ class TopicMaker:
 
     def delete_all(self) -> None:
         """Delete the topics that were made here."""
-        if self._made:
-            for done in self._admin.delete_topics(self._made, operation_timeout=30).values():
+        self.delete(*self._made)
+
+    def delete(self, *names: str) -> None:
+        """Delete some of the topics that were made here."""
+        if names:
+            for done in self._admin.delete_topics(list(names), operation_timeout=30).values():
                 done.result(30)
-            self._made.clear()
+            self._made = [name for name in self._made if name not in names]
 
 
 def read_topic(bootstrap: str, topic: str, expected: int, timeout: float = 30.0) -> list[Message]:
