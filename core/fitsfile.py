@@ -12,7 +12,6 @@ import bz2
 import gzip
 import math
 import os
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,6 +25,7 @@ from astropy.io.fits import Header
 from astropy.io.fits.verify import VerifyError
 
 from core.errors import InputUnavailable, UnusableInput
+from core.quiet import quiet
 
 _BLOCK = 2880
 _MAX_HEADER_BYTES = 8_000_000
@@ -181,8 +181,7 @@ def write_headers(file: FitsFile, path: str | os.PathLike[str]) -> None:
     UnusableInput
         If a header holds what FITS does not allow.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             text = "".join(hdu.header.tostring() for hdu in file.hdus).encode("ascii")
         except (VerifyError, ValueError) as error:
@@ -317,8 +316,7 @@ def _header_text(stream: BinaryIO, path: str, index: int) -> bytes | None:
 
 
 def _describe(text: bytes, path: str, index: int, offset: int) -> Hdu:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             header = Header.fromstring(text.decode("ascii", errors="replace"))
         except (ValueError, VerifyError) as error:
@@ -446,15 +444,13 @@ def _number(header: Header, keyword: str, default: float) -> float:
 def _compressed_pixels(path: str, hdu: Hdu) -> npt.NDArray[Any]:
     # The decompressor meets whatever the tile table holds; each of its many errors means the same.
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with fits.open(path, mode="readonly", memmap=False) as hdulist:
-                values = np.asarray(hdulist[hdu.index].data)
-                if values.shape != hdu.shape:
-                    raise ValueError(f"shape {values.shape} instead of {hdu.shape}")
-                if values.dtype.kind == "f":
-                    return np.ascontiguousarray(values, dtype=np.float32)
-                return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+        with quiet(), fits.open(path, mode="readonly", memmap=False) as hdulist:
+            values = np.asarray(hdulist[hdu.index].data)
+            if values.shape != hdu.shape:
+                raise ValueError(f"shape {values.shape} instead of {hdu.shape}")
+            if values.dtype.kind == "f":
+                return np.ascontiguousarray(values, dtype=np.float32)
+            return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
     except Exception as error:
         raise UnusableInput(
             f"{path}: {hdu.label} cannot be decompressed ({error}); copy the file again"

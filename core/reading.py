@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from core.fitsfile import FitsFile, Hdu, card, open_fits
 from core.headerfacts import event_facts, read_facts
 from core.image import FloatImage, Image, MaskBit, MaskImage
 from core.masks import decode_mask, scheme_of
+from core.quiet import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -215,8 +215,7 @@ def read_wcs(header: Header, name: str, *, required: bool = True) -> WCS | None:
     """
     try:
         # wcslib has errors of many types for the many ways in which cards can contradict.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             wcs = WCS(header, naxis=2)
             if not wcs.has_celestial:
                 raise UnusableInput(
@@ -349,8 +348,7 @@ def with_overrides(header: Header, overrides: Mapping[str, HeaderValue], path: s
     if not overrides:
         return header
     changed = header.copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         for keyword, value in overrides.items():
             if keyword.strip().upper() in _STRUCTURE:
                 raise InvalidEvent(

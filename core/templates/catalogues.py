@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from astropy.wcs import WCS
 
 from core.deadline import Deadline
 from core.errors import UnexpectedAnswer, UnusableInput
+from core.quiet import quiet
 from core.templates.cache import CacheKey, FileCache, NoCache
 from core.templates.fetching.fetcher import Content, Fetcher, FetchPolicy
 from core.templates.index import Frame
@@ -222,8 +222,7 @@ def _query(
 def _parsed(content: bytes, columns: tuple[str, ...], url: str) -> Table:
     """Return the columns of a VOTable; a table without rows, or none, is an empty one."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", VOWarning)
+        with quiet():
             table = parse_single_table(io.BytesIO(content), verify="ignore").to_table(
                 use_names_over_ids=True
             )

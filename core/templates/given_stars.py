@@ -14,6 +14,7 @@ from astropy.table import MaskedColumn, Table
 from astropy.units import UnitsError
 
 from core.errors import InputUnavailable, UnusableInput
+from core.quiet import quiet
 from core.tangent import unit_vectors
 from core.templates.index import Frame
 
@@ -120,7 +121,8 @@ class GivenStars:
 
     def _from_disk(self) -> Table:
         try:
-            return Table.read(self.path)
+            with quiet():
+                return Table.read(self.path)
         except (OSError, *_NO_TABLE) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise InputUnavailable(

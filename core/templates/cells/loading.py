@@ -20,8 +20,8 @@ from core.templates.fetching.archive_files import ArchiveFiles
 
 logger = logging.getLogger(__name__)
 
-# Cells are fetched side by side and read one after the other: what silences the warnings of
-# astropy.io.fits meanwhile is the same for all threads, and so is the memory.
+# Cells are fetched side by side and read one after the other, so that no more than one of them is
+# whole in memory.
 _READING = threading.Lock()
 
 _BINNED_VERSION = "2"  # of how a binned cell is made; part of the key under which it is kept
