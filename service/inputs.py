@@ -1,40 +1,111 @@
-"""From the URIs of an event to local files: only regular files below the allowed folders."""
+"""From the URIs of an event to local files: what lies below the allowed folders and addresses."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from core.deadline import Deadline
 from core.errors import InputUnavailable, InvalidEvent, UnusableInput
 from core.exposure import Exposure
+from service.byte_sizes import shown_bytes
 from service.events import ExposureEvent
+from service.input_addresses import Address, allowed_address, is_address
+from service.input_fetching import fetch
+from service.input_folder import private_folder
+from service.input_limits import FetchTerms, InputLimits
+
+_FIELDS = ("science_uri", "mask_uri", "weight_uri", "variance_uri")
 
 
-def to_exposure(event: ExposureEvent, roots: Sequence[Path]) -> Exposure:
-    """Return the exposure of an event, its files resolved.
+@dataclass(frozen=True)
+class Located:
+    """An exposure whose files are at hand, and where those come from that were fetched.
+
+    Attributes
+    ----------
+    exposure : Exposure
+    origins : dict
+        URI of each local path that is only a copy.
+    """
+
+    exposure: Exposure
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def in_its_words(self, text: str) -> str:
+        """Return a text about the files with the URIs of the event in the place of our copies."""
+        for path, uri in self.origins.items():
+            text = text.replace(path, uri)
+        return text
+
+
+@contextmanager
+def located(event: ExposureEvent, limits: InputLimits) -> Iterator[Located]:
+    """Hand out the exposure of an event with all its files; copies go when the context ends.
+
+    Every URI is looked at before the first file is opened or fetched.
 
     Raises
     ------
     InvalidEvent
-        If a URI is of a kind that is not supported, or leads out of the allowed folders.
+        If a URI is of a kind that is not supported, or leads out of what the settings allow.
     InputUnavailable
-        If a file is not there.
+        If a file is not there, or does not come in time.
+    InputRefused
+        If its server does not hand it out.
     UnusableInput
-        If it is a folder or a device.
+        If it is too large, a folder or a device.
     """
+    addresses: dict[str, Address] = {}
+    paths: dict[str, str] = {}
+    for name in _FIELDS:
+        uri = getattr(event, name)
+        if uri is not None and is_address(uri):
+            addresses[name] = allowed_address(uri, limits.prefixes, name)
+        elif uri is not None:
+            paths[name] = resolve(uri, limits.roots, name, limits.max_file_bytes)
+    origins = {}
+    with ExitStack() as stack:
+        if addresses:
+            terms = FetchTerms(
+                limits.prefixes,
+                limits.max_file_bytes,
+                limits.timeout_seconds,
+                Deadline(limits.fetch_seconds),
+            )
+            folder = stack.enter_context(private_folder(limits.download_folder))
+            for name, address in addresses.items():
+                paths[name] = str(fetch(address, folder / name.removesuffix("_uri"), terms, name))
+                origins[paths[name]] = getattr(event, name)
+        exposure = _exposure(event, paths)
+        yield Located(replace(exposure, origin=origins.get(exposure.science)), origins)
 
-    def local(name: str, uri: str | None) -> str | None:
-        return None if uri is None else resolve(uri, roots, name)
 
+def to_exposure(event: ExposureEvent, roots: Sequence[Path]) -> Exposure:
+    """Return the exposure of an event whose files are all below local folders.
+
+    Raises
+    ------
+    InvalidEvent, InputUnavailable, UnusableInput
+        As `located`.
+    """
+    uris = {name: getattr(event, name) for name in _FIELDS}
+    paths = {name: resolve(uri, roots, name) for name, uri in uris.items() if uri is not None}
+    return _exposure(event, paths)
+
+
+def _exposure(event: ExposureEvent, paths: Mapping[str, str]) -> Exposure:
     return Exposure(
         exposure_id=event.exposure_id,
-        science=resolve(event.science_uri, roots, "science_uri"),
-        mask=local("mask_uri", event.mask_uri),
-        weight=local("weight_uri", event.weight_uri),
-        variance=local("variance_uri", event.variance_uri),
+        science=paths["science_uri"],
+        mask=paths.get("mask_uri"),
+        weight=paths.get("weight_uri"),
+        variance=paths.get("variance_uri"),
         hdu=event.hdu,
         instrument=event.instrument,
         band=event.band,
@@ -51,7 +122,9 @@ def to_exposure(event: ExposureEvent, roots: Sequence[Path]) -> Exposure:
     )
 
 
-def resolve(uri: str, roots: Sequence[Path], name: str = "uri") -> str:
+def resolve(
+    uri: str, roots: Sequence[Path], name: str = "uri", max_bytes: int | None = None
+) -> str:
     """Return the local path of a plain path or ``file:`` URI, links and ``..`` followed.
 
     Parameters
@@ -62,6 +135,8 @@ def resolve(uri: str, roots: Sequence[Path], name: str = "uri") -> str:
         Folders below which files may be read.
     name : str
         Field of the event, for messages.
+    max_bytes : int or None
+        Larger files are refused.
     """
     path = _path(uri, name)
     real = Path(os.path.realpath(path))
@@ -74,13 +149,18 @@ def resolve(uri: str, roots: Sequence[Path], name: str = "uri") -> str:
             f"{name} {uri!r} is refused: it leads out of the allowed folders ({listing})"
         )
     try:
-        mode = real.stat().st_mode
+        found = real.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise InputUnavailable(f"{name} {uri!r}: there is no such file") from None
     except OSError as error:
         raise InputUnavailable(f"{name} {uri!r} cannot be opened: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise UnusableInput(f"{name} {uri!r} is not a regular file")
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise UnusableInput(
+            f"{name} {uri!r} has {shown_bytes(found.st_size)}; input.max_file_bytes allows "
+            f"{shown_bytes(max_bytes)}"
+        )
     return str(real)
 
 
@@ -97,7 +177,7 @@ def _path(uri: str, name: str) -> str:
         if parts.scheme != "file":
             raise InvalidEvent(
                 f"{name} {uri!r}: the scheme {parts.scheme!r} is not supported; "
-                "give a path or a file: URI"
+                "give a path, or a URI of file:, http:, https: or s3:"
             )
         if parts.netloc not in ("", "localhost"):
             raise InvalidEvent(f"{name} {uri!r} names another host ({parts.netloc})")

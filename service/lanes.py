@@ -53,7 +53,11 @@ class JobState(Enum):
 
 @dataclass(eq=False)
 class Job:
-    """One exposure on its way through the service."""
+    """One exposure on its way through the service.
+
+    ``began`` is when a worker took it first, of the monotonic clock; ``mishap`` is what became of
+    the last attempt that failed.
+    """
 
     task_id: int
     delivery: Delivery
@@ -65,6 +69,8 @@ class Job:
     aborts: int = 0
     not_before: float = 0.0
     outgoing: Outgoing | None = None
+    began: float | None = None
+    mishap: str | None = None
 
     @property
     def lane(self) -> Partition:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from core.deadline import Deadline
-from core.errors import ExposureError, NoTemplate
+from core.errors import ExposureError, InputRefused, NoTemplate
 from service import logs
 from service.events import ExposureEvent
+from service.input_addresses import is_address
 from service.inputs import to_exposure
 from service.pointings import Pointing
 from service.template_tally import TemplateCounts, TemplateTally
@@ -90,6 +91,8 @@ class PrefetchWork:
 
         if isinstance(task, Pointing):
             return task.request(self._min_overlap, Deadline(self._seconds))
+        if is_address(task.science_uri):
+            raise InputRefused("its file is fetched only once, when a worker takes it")
         exposure = to_exposure(task, self._roots)
         wcs, shape = read_grid(exposure)
         return TemplateRequest(
@@ -116,7 +119,7 @@ def make_prefetch_work(settings: WorkSettings) -> PrefetchWork:
         settings.templates, max_pixels=settings.pipeline.max_pixels, observer=tally
     )
     return PrefetchWork(
-        settings.roots,
+        settings.inputs.roots,
         source.templates,
         settings.pipeline.min_overlap,
         tally,

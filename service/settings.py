@@ -22,9 +22,10 @@ from pydantic_settings import (
 )
 
 from service.cpus import available_cpus
+from service.input_addresses import parse_prefix, shown
 from service.kafka_settings import KafkaSettings
 from service.registry_settings import RegistrySettings
-from service.settings_types import Names, Paths, Section, TopicName, table
+from service.settings_types import ByteSize, Names, Paths, Section, TopicName, table
 from service.template_settings import TemplateSettings
 
 
@@ -105,11 +106,20 @@ class WorkerSettings(Section):
     deadline_seconds: float = Field(
         default=300.0, gt=0, description="A worker that takes longer is stopped and replaced"
     )
+    memory_limit: ByteSize | None = Field(
+        default=None,
+        ge=500_000_000,
+        description="A worker that holds more memory is stopped and replaced; also as `4G`",
+    )
     start_timeout_seconds: float = Field(
         default=300.0, gt=0, description="A worker must be warm after this"
     )
     attempts: int = Field(
-        default=3, ge=1, le=20, description="How often an exposure is tried while input is missing"
+        default=3,
+        ge=1,
+        le=20,
+        description="How often an exposure is tried while input or archive are away; the last time "
+        "within `workers.deadline_seconds` of the first",
     )
     retry_seconds: float = Field(
         default=2.0, ge=0, description="Wait before the second attempt; doubles each time"
@@ -162,6 +172,39 @@ class InputSettings(Section):
     max_event_bytes: int = Field(
         default=262_144, ge=1_000, description="Larger events are refused, undecoded"
     )
+
+    prefixes: Names = Field(
+        default=(),
+        description="Addresses below which files may be fetched: `https://host/path/`, "
+        "`s3://bucket/prefix/`; others are refused",
+    )
+    max_file_bytes: ByteSize = Field(
+        default=4_000_000_000, gt=0, description="Larger files are refused, unread; also as `4G`"
+    )
+    timeout_seconds: float = Field(
+        default=20.0, gt=0, le=600, description="A server silent for so long is given up"
+    )
+    fetch_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="All files of an exposure must have been fetched within this, and within 80 % "
+        "of `workers.deadline_seconds`",
+    )
+    download_folder: Path | None = Field(
+        default=None,
+        description="Where fetched files lie while they are worked on; default: that of temporary "
+        "files (`TMPDIR`)",
+    )
+
+    @field_validator("prefixes")
+    @classmethod
+    def _folders(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in prefixes:
+            try:
+                parse_prefix(prefix)
+            except ValueError as error:
+                raise ValueError(f"{shown(prefix)!r} {error}") from None
+        return prefixes
 
     @field_validator("roots")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -54,12 +55,13 @@ def markdown_table() -> str:
 
 
 def beyond_validation(settings: Settings) -> list[Problem]:
-    """Return what is wrong beyond types and ranges: folders, engines, librdkafka's properties.
+    """Return what is wrong beyond types and ranges: folders, packages, engines, Kafka's properties.
 
     Nothing is connected to.
     """
     return [
         *missing_files(settings),
+        *_missing_packages(settings),
         *_unknown_engines(settings),
         *_unknown_star_bands(settings),
         *_refused_properties(settings),
@@ -69,6 +71,8 @@ def beyond_validation(settings: Settings) -> list[Problem]:
 def missing_files(settings: Settings) -> list[Problem]:
     """Return the folders and files that the settings name and that are not there (yet)."""
     folders = [("input.roots", root) for root in settings.input.roots]
+    if settings.input.download_folder is not None:
+        folders.append(("input.download_folder", settings.input.download_folder))
     templates = settings.templates
     if "directory" in templates.providers and "://" not in templates.path:
         folders.insert(0, ("templates.path", Path(templates.path)))
@@ -76,8 +80,9 @@ def missing_files(settings: Settings) -> list[Problem]:
         trees = [each.tree for each in templates.hips if each.tree and "://" not in each.tree]
         folders += [("templates.hips", Path(tree)) for tree in trees]
     problems = [_problem(k, f"{path} is not a folder") for k, path in folders if not path.is_dir()]
-    if not settings.input.roots:
-        what = "is empty, so every event would be refused; name the folders that hold the images"
+    if not settings.input.roots and not settings.input.prefixes:
+        what = "is empty, so every event would be refused; name the folders that hold the images, "
+        what += "or addresses in input.prefixes"
         problems.append(_problem("input.roots", what))
     mask = templates.star_mask
     if mask is not None and mask.file is not None and not mask.file.is_file():
@@ -89,6 +94,14 @@ def missing_files(settings: Settings) -> list[Problem]:
             if key.endswith(SUFFIX) and path is not None and not path.is_file():
                 problems.append(_problem(f"{name}.{key}", f"{path} is not a file"))
     return problems
+
+
+def _missing_packages(settings: Settings) -> list[Problem]:
+    wanted = [prefix for prefix in settings.input.prefixes if prefix.startswith("s3:")]
+    if not wanted or importlib.util.find_spec("s3fs") is not None:
+        return []
+    how = "pip install 'skydelta[remote]'"
+    return [_problem("input.prefixes", f"{wanted[0]} needs the package s3fs: {how}")]
 
 
 def _unknown_engines(settings: Settings) -> list[Problem]:
@@ -156,6 +169,7 @@ _DEPENDS = {
     "templates.cache": "`~/.cache/skydelta/templates`",
     "workers.count": "CPUs",
     "workers.threads": "CPUs / workers",
+    "input.download_folder": "`TMPDIR`",
 }
 
 

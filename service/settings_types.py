@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from service.byte_sizes import parse_bytes
+
 
 def split(value: Any) -> Any:
     """Let an environment variable give a list as ``a,b`` or as JSON."""
@@ -23,6 +25,10 @@ def table(value: Any) -> Any:
     return _from_json(value) if isinstance(value, str) else value
 
 
+def _as_bytes(value: Any) -> Any:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
 def _from_json(value: str) -> Any:
     try:
         return json.loads(value)
@@ -34,6 +40,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(split)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(split)]
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 StringTable = Annotated[dict[str, str], BeforeValidator(table)]
+ByteSize = Annotated[int, BeforeValidator(_as_bytes)]
 RawTable = Annotated[dict[str, str | int | float | bool], BeforeValidator(table)]
 
 

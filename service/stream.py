@@ -51,6 +51,12 @@ _BUSY_POLL_SECONDS = 0.02  # results are looked for between two polls
 _ABORT_RETRY_SECONDS = 0.5
 _ABORT_RETRY_MOST = 30.0
 _CRASHES_FORGIVEN = 1
+_NO_TIME_LEFT = "not tried again: workers.deadline_seconds from the first attempt are over by then"
+_LOST = {
+    "died": "WorkerDied",
+    "deadline": "DeadlineExceeded",
+    "memory": "MemoryLimitExceeded",
+}
 
 
 class FetchesAhead(Protocol):
@@ -239,33 +245,48 @@ class Stream:
         elif isinstance(event, Raised):
             logger.error("defect: %s: %s\n%s", event.error_class, event.message, event.traceback)
             reason = f"defect in the software: {event.error_class}: {event.message}"
-            self._finish(job, self._failure(job, event.error_class, reason, "worker"))
+            stage = event.stage or "worker"
+            self._finish(job, self._failure(job, event.error_class, reason, stage))
         else:
             self._worker_lost(job, event)
 
     def _processed(self, job: Job, processed: Processed) -> None:
         status = processed.status
-        workers = self._settings.workers
         self._metrics.templates(processed.templates)
-        if status["retriable"] and job.attempts < workers.attempts:
-            wait = workers.retry_seconds * 2 ** (job.attempts - 1)
-            logger.info("%s; next attempt in %g s", status["reason"], wait)
-            self._metrics.retries.labels(status["outcome"]).inc()
-            job.not_before = time.monotonic() + wait
-            job.state = JobState.WAITING
+        if not status["retriable"] or job.attempts >= self._settings.workers.attempts:
+            self._finish(job, Outgoing(status, processed.alerts))
             return
-        self._finish(job, Outgoing(status, processed.alerts))
+        wait = self._wait_before_retry(job, processed.retry_after)
+        if wait is None:
+            reason = f"{status['reason']}; {_NO_TIME_LEFT}"
+            self._finish(job, Outgoing(status | {"reason": reason}, processed.alerts))
+            return
+        logger.info("%s; next attempt in %g s", status["reason"], wait)
+        self._metrics.retries.labels(status["outcome"]).inc()
+        job.mishap = status["reason"]
+        job.not_before = time.monotonic() + wait
+        job.state = JobState.WAITING
+
+    def _wait_before_retry(self, job: Job, asked: float | None) -> float | None:
+        """Return how long to wait, None where the next attempt would come too late."""
+        workers = self._settings.workers
+        wait = max(workers.retry_seconds * 2 ** (job.attempts - 1), asked or 0.0)
+        assert job.began is not None
+        in_time = time.monotonic() + wait < job.began + workers.deadline_seconds
+        return wait if in_time else None
 
     def _worker_lost(self, job: Job, event: Lost) -> None:
         job.crashes += 1
         if job.crashes <= _CRASHES_FORGIVEN:
             logger.warning("%s; trying once more", event.message)
             self._metrics.retries.labels(f"worker_{event.why}").inc()
+            job.mishap = event.message
             job.state = JobState.WAITING
             return
-        name = {"died": "WorkerDied", "deadline": "DeadlineExceeded"}[event.why]
-        reason = f"{event.message}; so did an earlier attempt"
-        self._finish(job, self._failure(job, name, reason, "worker"))
+        reason = f"{event.message}; before that: {job.mishap}"
+        outgoing = self._failure(job, _LOST[event.why], reason, event.stage or "worker")
+        outgoing.status["seconds"] = dict(event.seconds)
+        self._finish(job, outgoing)
 
     # 3. publish -------------------------------------------------------------------------------
 
@@ -375,10 +396,14 @@ class Stream:
             if job.event.expired(datetime.now(UTC)):
                 when = f"{job.event.expires_at:%Y-%m-%dT%H:%M:%SZ}"
                 reason = f"the event expired at {when}"
+                if job.mishap is not None:
+                    reason += f", before it could be tried again; {job.mishap}"
                 self._finish(job, Outgoing(self._plain_status(job, "expired", reason)))
             elif job.not_before <= now and self._pool.idle:
                 job.state = JobState.WORKING
                 job.attempts += 1
+                if job.began is None:
+                    job.began = now
                 self._working[job.task_id] = job
                 self._pool.submit(job.task_id, job.event, self._settings.workers.deadline_seconds)
                 if self._ahead is not None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.errors import ExposureError
+from core.errors import ExposureError, InputUnavailable
 from core.exposure import ExposureResult
 from service import logs
 from service.events import ExposureEvent
-from service.inputs import to_exposure
+from service.input_limits import InputLimits
+from service.inputs import Located, located
 from service.settings import LogSettings, PacketSection, PipelineSection, Settings
+from service.stage_reports import enter_stage
 from service.status import Record, status_record
 from service.template_settings import TemplateSettings
 from service.template_tally import TemplateCounts, TemplateTally
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FETCH = "fetch"
+
 
 @dataclass(frozen=True)
 class WorkSettings:
     """The part of the settings that a worker needs; no secret is among it."""
 
-    roots: tuple[Path, ...]
+    inputs: InputLimits
     templates: TemplateSettings
     pipeline: PipelineSection
     packets: PacketSection
@@ -41,7 +45,7 @@ class WorkSettings:
     def of(cls, settings: Settings) -> WorkSettings:
         """Take them out of the service's settings."""
         return cls(
-            roots=settings.input.roots,
+            inputs=InputLimits.of(settings),
             templates=settings.templates,
             pipeline=settings.pipeline,
             packets=settings.packets,
@@ -57,6 +61,7 @@ class Processed:
     status: Record
     alerts: tuple[EncodedAlert, ...] = ()
     templates: TemplateCounts = field(default_factory=TemplateCounts)
+    retry_after: float | None = None  # seconds that the server of an input asks for
 
 
 class ExposureWork:
@@ -64,8 +69,8 @@ class ExposureWork:
 
     Parameters
     ----------
-    roots : tuple of Path
-        Folders that files may be read from.
+    inputs : InputLimits
+        What files may be read and fetched.
     source : TemplateSource
         Where to look for templates, and where they are kept.
     pipeline : PipelineSettings
@@ -78,13 +83,13 @@ class ExposureWork:
 
     def __init__(
         self,
-        roots: tuple[Path, ...],
+        inputs: InputLimits,
         source: TemplateSource,
         pipeline: PipelineSettings,
         packets: PacketSettings,
         tally: TemplateTally,
     ) -> None:
-        self._roots = roots
+        self._inputs = inputs
         self._tally = tally
         self._source = source
         self._pipeline = pipeline
@@ -102,17 +107,38 @@ class ExposureWork:
 
     def __call__(self, task: ExposureEvent) -> Processed:
         """Process one exposure; every `ExposureError` becomes its status."""
+        with logs.about_exposure(task.exposure_id):
+            enter_stage(_FETCH)
+            started = time.perf_counter()
+            with ExitStack() as stack:
+                try:
+                    files = stack.enter_context(located(task, self._inputs))
+                except ExposureError as error:
+                    asked = error.retry_after if isinstance(error, InputUnavailable) else None
+                    return Processed(refusal(task, error, stage="resolve"), retry_after=asked)
+                return self._work(task, files, time.perf_counter() - started)
+
+    def _work(self, task: ExposureEvent, files: Located, fetched_seconds: float) -> Processed:
         from core.pipeline import process
 
-        with logs.about_exposure(task.exposure_id):
-            try:
-                exposure = to_exposure(task, self._roots)
-            except ExposureError as error:
-                return Processed(refusal(task, error, stage="resolve"))
-            result = process(
-                exposure, self._source.templates, self._pipeline, cache=self._source.projected
+        result = process(
+            files.exposure,
+            self._source.templates,
+            self._pipeline,
+            cache=self._source.projected,
+            on_stage=enter_stage,
+        )
+        spent = {_FETCH: fetched_seconds} if files.origins else {}
+        notes = (*task.notes, *map(files.in_its_words, result.notes))
+        enter_stage("packets")
+        return self._encoded(
+            replace(
+                result,
+                reason=files.in_its_words(result.reason),
+                notes=notes,
+                seconds={**spent, **result.seconds},
             )
-            return self._encoded(replace(result, notes=(*task.notes, *result.notes)))
+        )
 
     def _encoded(self, result: ExposureResult) -> Processed:
         from service.packets import encode_alerts
@@ -152,7 +178,7 @@ def make_exposure_work(settings: WorkSettings) -> ExposureWork:
     logs.configure(settings.log.level, settings.log.format)
     tally = TemplateTally()
     return ExposureWork(
-        settings.roots,
+        settings.inputs,
         make_templates(
             settings.templates,
             max_pixels=settings.pipeline.max_pixels,

@@ -1,9 +1,12 @@
 """Work for workers under test; it lives in a module so that a spawned process can import it."""
 
+import ctypes
 import os
 import signal
 import time
 from typing import Any
+
+from service.stage_reports import enter_stage
 
 
 class FakeWork:
@@ -35,6 +38,24 @@ class FakeWork:
                 os.kill(os.getpid(), signal.SIGKILL)
             case ("segfault",):
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case ("segfault in C",):
+                ctypes.string_at(0)
+            case ("grow", size, step):
+                grown = []
+                while sum(map(len, grown)) < size:
+                    grown.append(b"x" * step)
+                    time.sleep(0.01)
+                return "grown"
+            case ("allocate", size):
+                return len(bytearray(size))
+            case ("stages", *stages):
+                for name, seconds in stages:
+                    enter_stage(name)
+                    time.sleep(seconds)
+                return "done"
+            case ("raise in", name):
+                enter_stage(name)
+                raise LookupError(name)
             case ("exit",):
                 os._exit(7)
             case ("hang",):

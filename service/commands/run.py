@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         argument=WorkSettings.of(settings),
         threads=settings.workers.threads_each,
         start_timeout_seconds=settings.workers.start_timeout_seconds,
+        memory_bytes=settings.workers.memory_limit,
     )
     prefetch = None
     if settings.templates.prefetch and settings.templates.fetches:

@@ -96,7 +96,7 @@ def bad_inputs(good: dict[str, Any], folder: Path) -> list[Bad]:
         Bad("", b"\x07not an event", invalid, "neither registry-framed Avro"),
         make.event("no-band", invalid, "band is missing", band=...),
         make.event("wrong-time", invalid, "looks like a Julian date", mjd_mid=2461000.5),
-        make.event("over-http", invalid, "'http' is not supported", science_uri="http://x/y.fits"),
+        make.event("over-http", invalid, "input.prefixes allows no", science_uri="http://x/y.fits"),
         make.event("dots", invalid, "allowed folders", science_uri=f"{folder}/../../../etc/passwd"),
         make.event("link", invalid, "allowed folders", science_uri=str(outside)),
         make.event("late", "expired", "expired at", expires_at="2020-01-01T00:00:00Z"),
@@ -113,7 +113,8 @@ def bad_inputs(good: dict[str, Any], folder: Path) -> list[Bad]:
         make.of_image("constant", rejected, "is constant", data=make.like(1000.0)),
         make.of_image("cube", failed, "3 dimensions", data=make.cube),
         make.only_header("zero", 0, failed, "zero size"),
-        make.only_header("huge", 60_000, failed, "pixels"),
+        make.only_header("gigabytes", 40_000, failed, "input.max_file_bytes"),
+        make.only_header("huge", 25_000, failed, "pixels"),
         make.event(
             "elsewhere",
             "no_template",

@@ -134,12 +134,23 @@ class FakePool:
 
     def finish(self, exposure_id: str, alerts: Sequence[EncodedAlert] = (), **values: Any) -> None:
         values = {"outcome": "published", **values}
+        retry_after = values.pop("retry_after", None)
         result = ExposureResult(Exposure(exposure_id, "/s"), **values)
-        done = Processed(status_record(result, alerts=len(alerts)), tuple(alerts))
+        done = Processed(
+            status_record(result, alerts=len(alerts)), tuple(alerts), retry_after=retry_after
+        )
         self.events.append(Finished(self._take(exposure_id), done))
 
     def lose(self, exposure_id: str, why: Any = "died") -> None:
-        self.events.append(Lost(self._take(exposure_id), why, "worker 7 was ended by SIGKILL"))
+        self.events.append(
+            Lost(
+                self._take(exposure_id),
+                why,
+                "worker 7 was ended by SIGKILL",
+                "subtract",
+                {"read": 1.0, "subtract": 2.0},
+            )
+        )
 
     def fail(self, exposure_id: str) -> None:
         task_id = self._take(exposure_id)
@@ -167,7 +178,8 @@ class FakePublisher:
 
 class Scene:
     def __init__(self, workers: int = 2, **settings: Any) -> None:
-        sections: dict[str, Any] = {"workers": {"retry_seconds": 0.0}, **settings}
+        retries = {"retry_seconds": 0.0, **settings.pop("settings_workers", {})}
+        sections: dict[str, Any] = {"workers": retries, **settings}
         self.consumer = FakeConsumer()
         self.pool = FakePool(workers)
         self.publisher = FakePublisher()
@@ -529,8 +541,67 @@ def test_missing_input_is_tried_again_and_then_reported() -> None:
     assert dead_letters(scene) == []
 
 
+def test_retries_end_with_the_deadline_counted_from_the_first_attempt() -> None:
+    scene = Scene(
+        workers=1, settings_workers={"retry_seconds": 0.05, "attempts": 20, "deadline_seconds": 0.5}
+    )
+    scene.consumer.rebalance("assign", 0)
+    scene.consumer.send(0, 0, event("a"))
+    end = time.monotonic() + 20
+    while not scene.statuses and time.monotonic() < end:
+        scene.turn()
+        if scene.pool.tasks:
+            scene.pool.finish("a", outcome="input_unavailable", reason="no file", retriable=True)
+    (status,) = scene.statuses
+    assert status["outcome"] == "input_unavailable"
+    assert 2 <= status["attempts"] <= 5  # at 0, 0.05, 0.15, 0.35, and not at 0.75 s
+    assert "workers.deadline_seconds" in status["reason"]
+
+
+@pytest.mark.parametrize(("asked", "attempts"), [(0.2, 2), (1000.0, 1)])
+def test_what_a_server_asks_for_is_waited_for_within_the_deadline(
+    asked: float, attempts: int
+) -> None:
+    scene = Scene(workers=1, settings_workers={"retry_seconds": 0.0, "attempts": 2})
+    scene.consumer.rebalance("assign", 0)
+    scene.consumer.send(0, 0, event("a"))
+    scene.turn()
+    started = time.monotonic()
+    busy = {"outcome": "input_unavailable", "reason": "HTTP 503", "retriable": True}
+    scene.pool.finish("a", retry_after=asked, **busy)
+    while not scene.statuses and time.monotonic() < started + 20:
+        scene.turn()
+        if scene.pool.tasks:
+            assert time.monotonic() - started >= asked
+            scene.pool.finish("a", **busy)
+    (status,) = scene.statuses
+    assert status["attempts"] == attempts
+
+
+def test_event_that_expires_while_it_waits_for_another_attempt() -> None:
+    scene = Scene(workers=1, settings_workers={"retry_seconds": 100.0})
+    soon = (datetime.now(UTC) + timedelta(seconds=0.4)).isoformat()
+    scene.consumer.rebalance("assign", 0)
+    scene.consumer.send(0, 0, event("a", expires_at=soon))
+    scene.turn()
+    scene.pool.finish("a", outcome="input_unavailable", reason="no file yet", retriable=True)
+    end = time.monotonic() + 20
+    while not scene.statuses and time.monotonic() < end:
+        scene.turn()
+    (status,) = scene.statuses
+    assert (status["outcome"], status["attempts"]) == ("expired", 1)
+    assert "no file yet" in status["reason"]
+    assert scene.pool.submitted == ["a"]
+    assert dead_letters(scene) == []
+
+
 @pytest.mark.parametrize(
-    ("why", "name"), [("died", "WorkerDied"), ("deadline", "DeadlineExceeded")]
+    ("why", "name"),
+    [
+        ("died", "WorkerDied"),
+        ("deadline", "DeadlineExceeded"),
+        ("memory", "MemoryLimitExceeded"),
+    ],
 )
 def test_lost_worker_costs_one_retry_and_then_the_exposure_fails(why: str, name: str) -> None:
     scene = Scene()
@@ -546,7 +617,9 @@ def test_lost_worker_costs_one_retry_and_then_the_exposure_fails(why: str, name:
     (status,) = scene.statuses
     assert (status["outcome"], status["error_class"], status["attempts"]) == ("failed", name, 2)
     assert "SIGKILL" in status["reason"]
-    assert len(dead_letters(scene)) == 1
+    assert (status["stage"], status["seconds"]) == ("subtract", {"read": 1.0, "subtract": 2.0})
+    (letter,) = dead_letters(scene)
+    assert dict(letter.headers)["skydelta-stage"] == b"subtract"
     assert scene.pool.submitted[-1] == "b"
 
 

@@ -57,9 +57,10 @@ def test_task_is_done_and_worker_is_idle_again(pool: WorkerPool) -> None:
     assert pool.idle == 1
 
 
-def test_threads_are_set_before_anything_is_imported(pool: WorkerPool) -> None:
+@pytest.mark.parametrize("library", ["OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA", "BLIS"])
+def test_threads_are_set_before_anything_is_imported(pool: WorkerPool, library: str) -> None:
     warm(pool)
-    assert outcome(pool, 2, ("environment", "OMP_NUM_THREADS")) == Finished(2, "3")
+    assert outcome(pool, 2, ("environment", f"{library}_NUM_THREADS")) == Finished(2, "3")
 
 
 def test_no_second_task_for_a_busy_worker(pool: WorkerPool) -> None:
@@ -85,8 +86,8 @@ def test_exception_is_reported_and_costs_no_worker(pool: WorkerPool) -> None:
     [
         (("kill",), "SIGKILL"),
         (("segfault",), "SIGSEGV"),
+        (("segfault in C",), "SIGSEGV"),
         (("exit",), "exit code 7"),
-        (("memory",), "out of memory"),
         (("kill half way",), "SIGKILL"),
     ],
 )
@@ -119,6 +120,85 @@ def test_deadline_ends_the_worker(pool: WorkerPool) -> None:
     assert isinstance(event, Lost)
     assert event.why == "deadline"
     assert "0.2 s" in event.message
+
+
+def test_stage_and_seconds_are_told_when_the_deadline_strikes(pool: WorkerPool) -> None:
+    warm(pool)
+    task = ("stages", ("read", 0.2), ("subtract", 0.0), ("read", 600))
+    event = outcome(pool, 11, task, deadline=1.0)
+    assert isinstance(event, Lost)
+    assert (event.why, event.stage) == ("deadline", "read")
+    assert list(event.seconds) == ["read", "subtract"]
+    assert 0.9 < sum(event.seconds.values()) < 30
+    assert event.seconds["read"] > 0.5 > event.seconds["subtract"]
+    assert "in the stage read" in event.message
+    assert "after subtract" in event.message
+
+
+def test_stages_of_one_task_are_not_those_of_the_next(pool: WorkerPool) -> None:
+    warm(pool)
+    assert outcome(pool, 12, ("stages", ("read", 0.0))) == Finished(12, "done")
+    event = outcome(pool, 13, ("kill",))
+    assert isinstance(event, Lost)
+    assert (event.stage, event.seconds) == (None, {})
+
+
+def test_defect_names_its_stage(pool: WorkerPool) -> None:
+    warm(pool)
+    event = outcome(pool, 14, ("raise in", "detect"))
+    assert isinstance(event, Raised)
+    assert event.stage == "detect"
+
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def small_pool() -> Iterator[WorkerPool]:
+    """Its workers may hold 200 MB; they hold some 10 when they do nothing."""
+    made = WorkerPool(WorkerSetup(make_fake_work, "x", memory_bytes=200 * MEGABYTE), 1)
+    warm(made)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (("grow", 2000 * MEGABYTE, 2 * MEGABYTE), "workers.memory_limit (200 MB)"),
+        (("allocate", 2000 * MEGABYTE), "allocation was refused"),
+        (("memory",), "out of memory"),
+    ],
+)
+def test_worker_that_takes_too_much_memory_is_replaced(
+    small_pool: WorkerPool, task: Any, said: str
+) -> None:
+    warm(small_pool)
+    (pid,) = small_pool.pids
+    event = outcome(small_pool, 20, task)
+    assert isinstance(event, Lost)
+    assert event.why == "memory"
+    assert said in event.message
+    warm(small_pool)
+    assert small_pool.pids != [pid]
+    assert outcome(small_pool, 21, ("allocate", 100 * MEGABYTE)) == Finished(21, 100 * MEGABYTE)
+
+
+def test_memory_below_the_limit_is_nobodys_business(small_pool: WorkerPool) -> None:
+    warm(small_pool)
+    restarts = small_pool.restarts
+    task = ("grow", 150 * MEGABYTE, 5 * MEGABYTE)
+    assert outcome(small_pool, 22, task) == Finished(22, "grown")
+    assert small_pool.restarts == restarts
+
+
+def test_limit_that_leaves_no_room_for_a_worker_is_told() -> None:
+    pool = WorkerPool(WorkerSetup(make_fake_work, "x", memory_bytes=MEGABYTE), 1)
+    try:
+        with pytest.raises(WorkersCannotStart, match=r"workers\.memory_limit"):
+            until(pool.poll)
+    finally:
+        pool.close()
 
 
 def test_workers_ignore_the_signals_of_the_terminal(pool: WorkerPool) -> None:
