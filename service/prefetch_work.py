@@ -11,6 +11,7 @@ from core.deadline import Deadline
 from core.errors import ExposureError, InputRefused, NoTemplate
 from service import logs
 from service.events import ExposureEvent
+from service.fetching_ahead import fetch_ahead
 from service.input_addresses import is_address
 from service.inputs import to_exposure
 from service.pointings import Pointing
@@ -77,13 +78,12 @@ class PrefetchWork:
         """Fetch for one of them; every `ExposureError` is an answer."""
         with logs.about_exposure(_name(task)):
             try:
-                template = self._templates.find(self._request(task))
+                message = fetch_ahead(self._templates, self._request(task))
             except NoTemplate as error:
                 return self._answer("none", str(error))
             except ExposureError as error:
                 return self._answer("unavailable" if error.retriable else "refused", str(error))
-            facts = template.facts
-            return self._answer("fetched", f"{facts.provider} {facts.template_id}")
+            return self._answer("fetched", message)
 
     def _request(self, task: ExposureEvent | Pointing) -> TemplateRequest:
         from core.exposure_grid import read_grid

@@ -17,6 +17,7 @@ from core.deadline import Deadline
 from core.errors import ExposureError, NoTemplate
 from core.templates import TemplateProvider
 from service.byte_sizes import shown_bytes
+from service.fetching_ahead import fetch_ahead
 from service.pointings import Pointing
 from service.template_tally import TemplateTally
 
@@ -114,8 +115,8 @@ def _warm(field: Pointing, templates: TemplateProvider, options: PrefetchOptions
     started = time.monotonic()
     try:
         deadline = Deadline(options.deadline_seconds)
-        template = templates.find(field.request(options.min_overlap, deadline))
-        result, message = "fetched", f"{template.facts.provider} {template.facts.template_id}"
+        message = fetch_ahead(templates, field.request(options.min_overlap, deadline))
+        result = "fetched"
     except NoTemplate as error:
         result, message = "none", str(error)
     except ExposureError as error:

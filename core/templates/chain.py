@@ -20,7 +20,13 @@ from core.templates.filling import WHOLE, Filling, bare_request, filled, mismatc
 from core.templates.index import Frame
 from core.templates.observer import RequestResult, Silent, TemplateObserver
 from core.templates.projected import grid_fingerprint
-from core.templates.template import Identifying, Template, TemplateProvider, TemplateRequest
+from core.templates.template import (
+    Identifying,
+    Keeping,
+    Template,
+    TemplateProvider,
+    TemplateRequest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +145,26 @@ class ChainTemplates:
             except ExposureError:  # `find` would go on to the next, too
                 continue
             return None if identity is None else self._with_rest(identity, request)
+        return None
+
+    def kept_by(self, request: TemplateRequest) -> str | None:
+        """Return whose template is here already, so that nothing is to be fetched for it.
+
+        Returns
+        -------
+        str or None
+            Name of the provider; None where it is in doubt, or there is none.
+        """
+        for link in self.links:
+            if not isinstance(link.provider, Keeping):
+                return None
+            try:
+                kept = link.provider.is_kept(link.request(request))
+            except NoTemplate:  # `find` would go on to the next, too
+                continue
+            except ExposureError:
+                return None
+            return link.provider.name if kept else None
         return None
 
     def _filled(

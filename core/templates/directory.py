@@ -148,6 +148,21 @@ class DirectoryTemplates:
             raise NoTemplate(self._why(frame, request, considered, {}))
         return plans[0].identity
 
+    def is_kept(self, request: TemplateRequest) -> bool:
+        """Return whether nothing but the listing is to be fetched for a template; see `Keeping`.
+
+        Raises
+        ------
+        NoTemplate, InputUnavailable
+            As `find`.
+        """
+        frame, considered = self._considered(request)
+        plans = _plans(frame, considered, request)
+        if not plans:
+            raise NoTemplate(self._why(frame, request, considered, {}))
+        files = [file for record in plans[0].records for file in record.files.all]
+        return plans[0].overlap >= _WHOLE and self._folder.is_kept(files)
+
     def _considered(self, request: TemplateRequest) -> tuple[Frame, list[_Considered]]:
         if request.wcs is None:
             raise NoTemplate(

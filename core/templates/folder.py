@@ -85,6 +85,10 @@ class TemplateFolder(Protocol):
         """
         ...
 
+    def is_kept(self, files: Sequence[FoundFile]) -> bool:
+        """Return whether files can be read without fetching them."""
+        ...
+
     def is_same(self, file: FoundFile, path: str) -> bool:
         """Return whether a file is the one that an event names."""
         ...
@@ -121,6 +125,10 @@ class LocalFolder:
     def local(self, files: Sequence[FoundFile], deadline: Deadline | None) -> Iterator[list[str]]:
         """Return the paths; see `TemplateFolder`."""
         yield [file.path for file in files]
+
+    def is_kept(self, files: Sequence[FoundFile]) -> bool:
+        """Return True; see `TemplateFolder`."""
+        return True
 
     def is_same(self, file: FoundFile, path: str) -> bool:
         """Compare, links followed; see `TemplateFolder`."""

@@ -135,11 +135,15 @@ class RemoteFolder:
         with ExitStack() as stack:
             paths = []
             for file in files:
-                key = CacheKey("template-file", (file.path, file.stamp), _suffix(file.name))
+                key = _key_of(file)
                 make = self._download(file, deadline or _NEVER)
                 entry = stack.enter_context(self._cache.entry(key, make, deadline=deadline))
                 paths.append(str(entry.path))
             yield paths
+
+    def is_kept(self, files: Sequence[FoundFile]) -> bool:
+        """Look into the cache; see `TemplateFolder`."""
+        return all(self._cache.peek(_key_of(file)) is not None for file in files)
 
     def is_same(self, file: FoundFile, path: str) -> bool:
         """Compare the URLs; see `TemplateFolder`."""
@@ -262,6 +266,10 @@ def _web_options() -> dict[str, Any]:
     trace.on_request_redirect.append(stay)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
     return {"client_kwargs": {"trace_configs": [trace], "timeout": timeout}}
+
+
+def _key_of(file: FoundFile) -> CacheKey:
+    return CacheKey("template-file", (file.path, file.stamp), _suffix(file.name))
 
 
 def _check(deadline: Deadline, url: str) -> None:

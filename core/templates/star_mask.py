@@ -9,13 +9,20 @@ import numpy as np
 from astropy.table import Table
 
 from core.bands import canonical_band
-from core.errors import NoTemplate
+from core.errors import ExposureError, NoTemplate
 from core.image import MaskBit
+from core.templates.cache import KeptOnly
 from core.templates.catalogues import CatalogueSource, reference_stars
 from core.templates.given_stars import GivenStars
 from core.templates.index import Frame
 from core.templates.masking import mask_template
-from core.templates.template import Identifying, Template, TemplateProvider, TemplateRequest
+from core.templates.template import (
+    Identifying,
+    Keeping,
+    Template,
+    TemplateProvider,
+    TemplateRequest,
+)
 
 _VERSION = "1"  # of how stars are masked
 
@@ -98,6 +105,20 @@ class StarMask:
         identity = (*template.identity, *self.identity) if template.identity else ()
         return replace(template, image=replace(image, mask=mask), identity=identity)
 
+    def is_kept(self, request: TemplateRequest) -> bool:
+        """Return whether the stars around an exposure are here already."""
+        if isinstance(self.stars, GivenStars):
+            return True
+        if self.source is None:
+            return False
+        short = canonical_band(request.band)
+        kept = replace(self, source=replace(self.source, cache=KeptOnly(self.source.cache)))
+        try:
+            kept._around(request, self._translated(short or ""))
+        except ExposureError:
+            return False
+        return True
+
     def _band(self, template: Template, request: TemplateRequest) -> str:
         name = template.facts.band or template.image.facts.band or request.band
         short = canonical_band(name)
@@ -106,8 +127,11 @@ class StarMask:
                 f"{template.facts.template_id}: its band is not known, so its stars cannot be "
                 "masked by their magnitudes; state the band in its header"
             )
+        return self._translated(short)
+
+    def _translated(self, band: str) -> str:
         table = {canonical_band(ours): theirs for ours, theirs in self.bands.items()}
-        return table.get(short, short)
+        return table.get(band, band)
 
     def _around(self, request: TemplateRequest, band: str) -> Table:
         assert request.wcs is not None
@@ -169,3 +193,15 @@ class StarMaskedTemplates:
             return None
         identity = self.provider.identify(request)
         return (*identity, *self._mask.identity) if identity else identity
+
+    def is_kept(self, request: TemplateRequest) -> bool:
+        """Return whether neither the template nor the stars are to be fetched; see `Keeping`.
+
+        Raises
+        ------
+        core.errors.ExposureError
+            What the provider raises.
+        """
+        if not isinstance(self.provider, Keeping) or not self.provider.is_kept(request):
+            return False
+        return self._mask.is_kept(request)

@@ -101,6 +101,24 @@ class TemplateProvider(Protocol):
 
 
 @runtime_checkable
+class Keeping(Protocol):
+    """A provider that can tell whether there is anything to fetch for a template."""
+
+    def is_kept(self, request: TemplateRequest) -> bool:
+        """Return whether all that `TemplateProvider.find` would read is here already.
+
+        Only where it covers the whole exposure, as far as headers and names of tiles tell; and
+        nobody is asked but for the listing of a folder. Whatever is in doubt is not kept.
+
+        Raises
+        ------
+        core.errors.NoTemplate
+            If it is known without asking that there is no template.
+        """
+        ...
+
+
+@runtime_checkable
 class Identifying(Protocol):
     """A provider that can tell which template it would give without reading its pixels."""
 

@@ -21,6 +21,7 @@ from core.templates.cache import NoCache, TemplateCache
 from core.templates.cells.cell import cell_wcs
 from core.templates.cells.survey import SurveyTemplates
 from core.templates.cells.survey_bits import PANSTARRS
+from core.templates.chain import ChainTemplates, Link
 from core.templates.fetching.archive_files import ArchiveFiles
 from core.templates.fetching.fetcher import Fetcher, FetchPolicy
 from core.templates.panstarrs import PanStarrsSurvey
@@ -205,7 +206,8 @@ def test_bands_are_mapped(server):
     play(server)
     request = exposure()
     wanted = TemplateRequest(request.wcs, request.shape, band="V", min_overlap=0.5)
-    template = provider(server, bands={"V": "g"}).find(wanted)
+    chain = ChainTemplates([Link(provider(server), bands={"V": "g"})])
+    template = chain.find(wanted)
     assert template.facts.band == "g"
     assert server.count(".stk.g.") > 0
     assert server.count(".stk.r.") == 0

@@ -3,6 +3,7 @@
 from core.templates.cache.cached_file import CachedFile, FileCache, Make
 from core.templates.cache.eviction import Pruned
 from core.templates.cache.inventory import CacheEntry, CacheStatistics, KindStatistics
+from core.templates.cache.kept_only import KeptOnly, NotKept
 from core.templates.cache.key import CacheKey
 from core.templates.cache.locks import LockTimeout
 from core.templates.cache.scratch import NoCache
@@ -14,10 +15,12 @@ __all__ = [
     "CacheStatistics",
     "CachedFile",
     "FileCache",
+    "KeptOnly",
     "KindStatistics",
     "LockTimeout",
     "Make",
     "NoCache",
+    "NotKept",
     "Pruned",
     "TemplateCache",
 ]

@@ -46,6 +46,10 @@ class FileCache(Protocol):
         """See `core.templates.cache.TemplateCache.entry`."""
         ...
 
+    def peek(self, key: CacheKey) -> Path | None:
+        """See `core.templates.cache.TemplateCache.peek`."""
+        ...
+
     def forget(self, key: CacheKey, *, deadline: Deadline | None = None) -> bool:
         """See `core.templates.cache.TemplateCache.forget`."""
         ...

@@ -58,6 +58,10 @@ class NoCache:
         with made_in_scratch(key, make) as made:
             yield made
 
+    def peek(self, key: CacheKey) -> Path | None:
+        """Return None: nothing is kept."""
+        return None
+
     def forget(self, key: CacheKey, *, deadline: Deadline | None = None) -> bool:
         """Do nothing: nothing is kept."""
         return True

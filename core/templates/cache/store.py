@@ -114,6 +114,35 @@ class TemplateCache:
         with ExitStack() as stack:
             yield self._obtain(key, make, deadline, stack)
 
+    def peek(self, key: CacheKey) -> Path | None:
+        """Return the file of a key if it is kept, which counts as a use of it.
+
+        It is neither verified nor kept from being removed: that is for whoever uses it, by `entry`.
+
+        Raises
+        ------
+        core.errors.NotInArchive
+            If it is known that there is no such file.
+        """
+        place = Place.of(self.folder, key)
+        try:
+            sidecar = _read_sidecar(place.sidecar, key)
+        except DamagedEntry:
+            return None
+        if sidecar is None:
+            return None
+        if sidecar.hole is not None:
+            if self._is_believed(sidecar):
+                raise NotInArchive(_hole(sidecar))
+            return None
+        try:
+            if place.data.stat().st_size != sidecar.size:
+                return None
+        except OSError:
+            return None
+        _touch(place.data)
+        return place.data
+
     def prune(self, max_bytes: int | None = None, *, deadline: Deadline | None = None) -> Pruned:
         """Clear up what killed processes left, forget old holes, and evict down to ``max_bytes``.
 
@@ -202,10 +231,10 @@ class TemplateCache:
             if sidecar is None:
                 return None
             if sidecar.hole is not None:
-                if not 0 <= sidecar.until - time.time() <= self.negative_seconds:
+                if not self._is_believed(sidecar):
                     return None
                 self._observer.cache(key.kind, "negative_hit", age=sidecar.age)
-                raise NotInArchive(f"{sidecar.hole} (known for {sidecar.age / 3600:.1f} h)")
+                raise NotInArchive(_hole(sidecar))
             if fd is None:
                 raise DamagedEntry("its file is missing")
             verify_file(fd, sidecar)
@@ -213,6 +242,9 @@ class TemplateCache:
             stack.push(use.pop_all())
         self._observer.cache(key.kind, "hit", sidecar.size, sidecar.age)
         return CachedFile(place.data, sidecar.source, age=sidecar.age)
+
+    def _is_believed(self, hole: Sidecar) -> bool:
+        return 0 <= hole.until - time.time() <= self.negative_seconds
 
     def _locked(self, key: CacheKey, place: Place, deadline: Deadline | None) -> ExitStack:
         """Lock the entry for making; on a full disk once more after evicting."""
@@ -384,6 +416,10 @@ def _read_sidecar(path: Path, key: CacheKey) -> Sidecar | None:
     if (sidecar.kind, sidecar.identity) != (key.kind, key.identity):
         raise DamagedEntry("it is described as something else")
     return sidecar
+
+
+def _hole(sidecar: Sidecar) -> str:
+    return f"{sidecar.hole} (known for {sidecar.age / 3600:.1f} h)"
 
 
 def _touch(path: Path) -> None:

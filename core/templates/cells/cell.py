@@ -196,8 +196,13 @@ def touches(
     path: Path, name: str, layout: CellFormat, around: tuple[npt.ArrayLike, npt.ArrayLike]
 ) -> bool:
     """Return whether some place lies on a cell or near it, as the header of its image says."""
+    return box_around(*footprint(path, name, layout), *around) is not None
+
+
+def footprint(path: Path, name: str, layout: CellFormat) -> tuple[WCS, tuple[int, int]]:
+    """Return WCS and shape (ny, nx) of a cell, as the header of its image says."""
     plane = _Plane.of(path)
-    return box_around(cell_wcs(plane.header, name, layout), plane.shape, *around) is not None
+    return cell_wcs(plane.header, name, layout), plane.shape
 
 
 def cell_wcs(header: Header, name: str, layout: CellFormat) -> WCS:

@@ -10,11 +10,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from astropy.wcs import WCS
+
 from core.deadline import Deadline
 from core.errors import NotInArchive, UnusableInput
-from core.templates.cache import CacheKey
+from core.templates.cache import CacheKey, Make
 from core.templates.cells.binning import binned, read_written_cell, write_cell
-from core.templates.cells.cell import Cell, CellFormat, CellImage, read_cell, touches
+from core.templates.cells.cell import (
+    Cell,
+    CellFormat,
+    CellImage,
+    box_around,
+    footprint,
+    read_cell,
+    touches,
+)
 from core.templates.cells.sky_places import Places
 from core.templates.fetching.archive_files import ArchiveFiles
 
@@ -97,6 +107,47 @@ class CellLoader:
         images = [result for result in results if isinstance(result, CellImage)]
         return images, [result for result in results if isinstance(result, str)]
 
+    def footprint(
+        self, cell: Cell, layout: CellFormat, around: Places, bins: int, deadline: Deadline
+    ) -> tuple[WCS, tuple[int, int]] | None:
+        """Return where a cell lies, after making sure that all files of it are here.
+
+        Parameters
+        ----------
+        cell, layout, around, bins, deadline
+            As `load`.
+
+        Returns
+        -------
+        (WCS, (ny, nx)) or None
+            None where the archive has no such cell, or it does not lie on the frame.
+
+        Raises
+        ------
+        core.errors.ExposureError
+            What ``files`` raises, or if a header cannot be read.
+        """
+        kind = f"{self.name}-cell"
+        try:
+            if bins > 1:
+                key = _binned_key(self.name, cell, bins)
+                make = self._binning(cell, layout, bins, deadline)
+                with self.files.cache.entry(key, make, deadline=deadline) as entry:
+                    return footprint(entry.path, cell.name, layout)
+            with self.files.fits(cell.image, kind, deadline) as image:
+                place = footprint(image, cell.name, layout)
+            if box_around(*place, *around) is None:
+                return None
+            for url in (cell.noise, cell.mask):
+                with self.files.fits(url, kind, deadline):
+                    pass
+        except NotInArchive:
+            if cell.otherwise is None:
+                return None
+        else:
+            return place
+        return self.footprint(cell.otherwise, layout, around, bins, deadline)
+
     def _load(
         self, cell: Cell, layout: CellFormat, around: Places, bins: int, deadline: Deadline
     ) -> CellImage | None:
@@ -129,6 +180,14 @@ class CellLoader:
     def _load_binned(
         self, cell: Cell, layout: CellFormat, around: Places, bins: int, deadline: Deadline
     ) -> CellImage | None:
+        key = _binned_key(self.name, cell, bins)
+        make = self._binning(cell, layout, bins, deadline)
+        with self.files.cache.entry(key, make, deadline=deadline) as entry, _READING:
+            return read_written_cell(entry.path, cell.name, layout, around)
+
+    def _binning(self, cell: Cell, layout: CellFormat, bins: int, deadline: Deadline) -> Make:
+        """Return what fetches a cell and writes it with fewer pixels."""
+
         def make(path: Path) -> Mapping[str, str]:
             # Beside the file that is made, and gone afterwards: what is kept is the binned cell.
             planes = [path.with_name(f"{path.name}.{n}.tmp") for n in range(3)]
@@ -144,6 +203,8 @@ class CellLoader:
                     plane.unlink(missing_ok=True)
             return {"url": cell.image, "bins": str(bins)}
 
-        key = CacheKey(f"{self.name}-binned", (_BINNED_VERSION, cell.image, str(bins)))
-        with self.files.cache.entry(key, make, deadline=deadline) as entry, _READING:
-            return read_written_cell(entry.path, cell.name, layout, around)
+        return make
+
+
+def _binned_key(survey: str, cell: Cell, bins: int) -> CacheKey:
+    return CacheKey(f"{survey}-binned", (_BINNED_VERSION, cell.image, str(bins)))

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from core.bands import canonical_band
 from core.celestial import pixel_size
 from core.deadline import Deadline
-from core.errors import NoTemplate
+from core.errors import InputUnavailable, NoTemplate, UnusableInput
 from core.exposure import TemplateFacts
+from core.templates.cache import KeptOnly
 from core.templates.cells.cell import Cell, CellFormat, CellImage
 from core.templates.cells.grid import covered_by, covered_share, native_grid
 from core.templates.cells.loading import CellLoader
-from core.templates.cells.sky_places import Places, grid_places, lattice_places, thinned
+from core.templates.cells.sky_places import (
+    Places,
+    grid_places,
+    lattice_places,
+    on_image,
+    thinned,
+)
 from core.templates.epochs import Epochs, as_facts
 from core.templates.fetching.archive_files import ArchiveFiles
 from core.templates.index import Frame
 from core.templates.mosaic.mosaicking import mosaic
 from core.templates.template import Template, TemplateRequest
+
+BoolArray = npt.NDArray[np.bool_]
 
 _CHECKS = 33  # places along each axis of a frame at which its coverage is checked
 _VERSION = "1"  # of how cells become one image
@@ -108,8 +118,6 @@ class SurveyTemplates:
     survey : CellSurvey
     files : ArchiveFiles
         What fetches and keeps.
-    bands : mapping or None
-        Band of the exposure to band of the survey, where the names differ.
     max_cells : int
         An exposure that needs more is refused, before anything is fetched.
     workers : int
@@ -123,14 +131,12 @@ class SurveyTemplates:
         survey: CellSurvey,
         files: ArchiveFiles,
         *,
-        bands: Mapping[str, str] | None = None,
         max_cells: int = 64,
         workers: int = 2,
         threads: int = 1,
     ) -> None:
         self.survey = survey
         self.files = files
-        self._bands = dict(bands or {})
         self._max_cells = max_cells
         self._loader = CellLoader(survey.name, files, workers)
         self._threads = threads
@@ -215,6 +221,39 @@ class SurveyTemplates:
             raise NoTemplate(refusal)
         return self._expected(self._identity(frame, band, bins))
 
+    def is_kept(self, request: TemplateRequest) -> bool:
+        """Return whether nothing is to be fetched for a template; see `Keeping`.
+
+        Raises
+        ------
+        core.errors.NoTemplate
+            If it is known without asking that the survey has none.
+        """
+        frame, band, bins = self._understood(request)
+        refusal = self._refusal(frame, band)
+        if refusal:
+            raise NoTemplate(refusal)
+        files = replace(self.files, cache=KeptOnly(self.files.cache))
+        loader = replace(self._loader, files=files)
+        layout, never = self.survey.format(band), Deadline.never()
+        checks = grid_places(frame, _CHECKS)
+
+        def look_at(cells: list[Cell]) -> BoolArray:
+            covered = np.zeros(checks[0].shape, dtype=bool)
+            for cell in cells:
+                place = loader.footprint(cell, layout, checks, bins, never)
+                if place is not None:
+                    covered |= on_image(*place, *checks)
+            return covered
+
+        try:
+            covered, known = self._go_round(frame, band, files, never, look_at)
+        except (InputUnavailable, UnusableInput):
+            return False
+        if not known:
+            raise NoTemplate(f"{self._where(frame, band)}: no cell is there")
+        return bool(covered.size and covered.all())
+
     def collect(
         self,
         frame: Frame,
@@ -252,43 +291,76 @@ class SurveyTemplates:
         if checks[0].size == 0:
             raise NoTemplate(f"{where}: the exposure's WCS puts none of it on the sky")
         layout = self.survey.format(band)
-        known: set[str] = set()
         read: list[CellImage] = []
         missing: list[str] = []
+
+        def load(cells: list[Cell]) -> BoolArray:
+            images, lost = self._loader.load(cells, layout, checks, bins, deadline, keep_bits)
+            read.extend(images)
+            missing.extend(lost)
+            return covered_by(images, *checks)
+
+        _, known = self._go_round(frame, band, self.files, deadline, load)
+        if not read:
+            looked = f"{_counted(known, 'cell')} looked at" if known else "no cell is there"
+            gone = f", missing: {', '.join(missing[:3])}" if missing else ""
+            raise NoTemplate(f"{where}: {looked}{gone}")
+        return Collected(tuple(read), tuple(missing))
+
+    def _go_round(
+        self,
+        frame: Frame,
+        band: str,
+        files: ArchiveFiles,
+        deadline: Deadline,
+        take: Callable[[list[Cell]], BoolArray],
+    ) -> tuple[BoolArray, int]:
+        """Take cells until they cover a frame, or there are no more.
+
+        Parameters
+        ----------
+        take : callable
+            Returns which of ``grid_places(frame, _CHECKS)`` some cells cover.
+
+        Returns
+        -------
+        covered : ndarray of bool
+            Which of these places all of them cover.
+        known : int
+            How many cells there are.
+
+        Raises
+        ------
+        core.errors.NoTemplate
+            If there are too many.
+        """
+        checks = grid_places(frame, _CHECKS)
+        covered = np.zeros(checks[0].shape, dtype=bool)
+        known: set[str] = set()
         places = lattice_places(frame, self.survey.cell_size / 2)
         for _ in range(_ROUNDS):
             cells = {
                 cell.name: cell
-                for cell in self.survey.cells(places, band, self.files, deadline)
+                for cell in self.survey.cells(places, band, files, deadline)
                 if cell.name not in known
             }
             if not cells:
                 break
             known |= set(cells)
             if len(known) > self._max_cells:
-                raise NoTemplate(f"{where}: {self._too_many(len(known))}")
-            images, lost = self._loader.load(
-                list(cells.values()), layout, checks, bins, deadline, keep_bits
-            )
-            read += images
-            missing += lost
-            bare = ~covered_by(read, *checks)
-            if not bare.any():
+                raise NoTemplate(f"{self._where(frame, band)}: {self._too_many(len(known))}")
+            covered |= take(list(cells.values()))
+            if covered.all():
                 break
-            places = thinned(checks[0][bare], checks[1][bare], self.survey.cell_size / 4)
-        if not read:
-            looked = f"{_counted(len(known), 'cell')} looked at" if known else "no cell is there"
-            gone = f", missing: {', '.join(missing[:3])}" if missing else ""
-            raise NoTemplate(f"{where}: {looked}{gone}")
-        return Collected(tuple(read), tuple(missing))
+            places = thinned(checks[0][~covered], checks[1][~covered], self.survey.cell_size / 4)
+        return covered, len(known)
 
     def _band(self, band: str | None) -> str:
         if band is None:
             raise NoTemplate(
                 f"{self.name}: the exposure's band is not known; state it in the event"
             )
-        short = canonical_band(band) or band
-        return self._bands.get(band, self._bands.get(short, short))
+        return canonical_band(band) or band
 
     def _understood(self, request: TemplateRequest) -> tuple[Frame, str, int]:
         """Return the frame, the band as the survey names it, and how many pixels become one."""

@@ -14,9 +14,9 @@ from core.image import FloatImage, MaskBit, MaskImage
 from core.tangent import FloatArray, TangentGrid, unit_vectors
 from core.templates.epochs import Epochs
 from core.templates.hips.averages import average_tiles, block_means, finer_keys
-from core.templates.hips.healpix import IntArray
+from core.templates.hips.healpix import IntArray, nested_number
 from core.templates.hips.hips2fits import Hips2Fits
-from core.templates.hips.projection import project_tiles, tiles_under
+from core.templates.hips.projection import project_tiles, tiles_at, tiles_under
 from core.templates.hips.properties import HipsProperties
 from core.templates.hips.stack import stack_tiles
 from core.templates.hips.survey import HipsSurvey
@@ -207,6 +207,29 @@ class TilePlan:
         return SurveyPixels(
             data, mask, self.grid, self.tree.place, identity, epochs=self.properties.epochs
         )
+
+    def is_whole(self, request: TemplateRequest, deadline: Deadline) -> bool:
+        """Return whether there is a tile at every place of an exposure.
+
+        All tiles, those around the exposure as well, are made sure to be here first.
+
+        Raises
+        ------
+        core.errors.InputUnavailable
+            If one of them cannot be fetched now.
+        """
+        order = self.order + self.deeper
+        holes = [
+            key
+            for key in self._wanted()
+            if not self.tree.has_tile(
+                self.properties, order, int(nested_number(key, order)), deadline
+            )
+        ]
+        if not holes:
+            return True
+        needed = tiles_at(unit_vectors(*_places(request)), order, self.properties.rotation)
+        return not np.isin(holes, needed).any()
 
     def _wanted(self) -> list[int]:
         return finer_keys(self.keys, self.order, self.deeper).tolist()

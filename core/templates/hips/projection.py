@@ -52,6 +52,19 @@ def tiles_under(grid: TangentGrid, order: int, rotation: FloatArray) -> IntArray
     return np.unique(keys)
 
 
+def tiles_at(vectors: FloatArray, order: int, rotation: FloatArray) -> IntArray:
+    """Return the tiles on which some directions lie, ascending.
+
+    Parameters
+    ----------
+    vectors : ndarray of float64, shape (n, 3)
+        Unit vectors, ICRS.
+    order, rotation
+        As `tiles_under`.
+    """
+    return np.unique(_keys_of(np.ascontiguousarray(vectors @ rotation.T), 2**order))
+
+
 def project_tiles(
     stack: TileStack,
     grid: TangentGrid,
@@ -121,6 +134,17 @@ def project_tiles(
 def _axes(grid: TangentGrid, rotation: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     point, step_x, step_y = grid.axes
     return rotation @ point, rotation @ step_x, rotation @ step_y
+
+
+@njit(cache=True, nogil=True)
+def _keys_of(vectors, side):  # type: ignore[no-untyped-def] # pragma: no cover
+    keys = np.empty(vectors.shape[0], np.int64)
+    for i in range(vectors.shape[0]):
+        face, x, y = face_position(vectors[i, 0], vectors[i, 1], vectors[i, 2])
+        tx = min(max(int(np.floor(x * side)), 0), side - 1)
+        ty = min(max(int(np.floor(y * side)), 0), side - 1)
+        keys[i] = (face * side + ty) * side + tx
+    return keys
 
 
 @njit(cache=True, nogil=True)

@@ -19,7 +19,7 @@ from core.errors import (
 )
 from core.exposure import TemplateFacts
 from core.image import ExposureFacts, Image
-from core.templates.cache import FileCache, NoCache
+from core.templates.cache import FileCache, KeptOnly, NoCache
 from core.templates.epochs import as_facts
 from core.templates.fetching.fetcher import Fetcher
 from core.templates.hips.assembly import (
@@ -37,6 +37,7 @@ from core.templates.template import Template, TemplateRequest
 
 logger = logging.getLogger(__name__)
 
+_WHOLE = 0.99  # of the exposure
 _Way = Callable[[HipsSurvey, TemplateRequest, Deadline], SurveyPixels]
 
 
@@ -142,6 +143,32 @@ class HipsTemplates:
             return None
         raise NoTemplate("; ".join(bare))
 
+    def is_kept(self, request: TemplateRequest) -> bool:
+        """Return whether nothing is to be fetched for a template; see `Keeping`.
+
+        Raises
+        ------
+        core.errors.NoTemplate
+            If there is no HiPS of the band, or those that there are do not cover the exposure.
+        """
+        never, kept = Deadline.never(), KeptOnly(self._cache)
+        bare: list[str] = []
+        for survey in self._of_band(request):
+            try:
+                if survey.tree:
+                    tree = self._tree(survey, kept)
+                    plan = TilePlan.of(survey, tree, request, self._limits, never)
+                    return plan.is_whole(request, never)
+                if self._fetcher is not None:
+                    service = Hips2Fits(self._fetcher, self._endpoints, kept)
+                    pixels = pixels_from_service(survey, service, request, self._limits, never)
+                    return pixels.overlap(request) >= _WHOLE
+            except NotCovered as error:
+                bare.append(str(error))
+            except (NoTemplate, InputUnavailable, UnusableInput):
+                return False
+        raise NoTemplate("; ".join(bare) or "no archive may be asked, by the settings")
+
     def _of_band(self, request: TemplateRequest) -> list[HipsSurvey]:
         """Return the surveys for a request, those of its band first."""
         if request.wcs is None:
@@ -177,13 +204,13 @@ class HipsTemplates:
         service = Hips2Fits(self._fetcher, self._endpoints, self._cache)
         return pixels_from_service(survey, service, request, self._limits, deadline)
 
-    def _tree(self, survey: HipsSurvey) -> HipsTree:
+    def _tree(self, survey: HipsSurvey, cache: FileCache | None = None) -> HipsTree:
         assert survey.tree is not None
         if not survey.tree.lower().startswith(("http://", "https://")):
             return LocalTree(survey.tree)
         if self._fetcher is None:
             raise NoTemplate(f"{survey.label}: no archive may be asked, by the settings")
-        return RemoteTree(survey.tree, self._fetcher, self._cache)
+        return RemoteTree(survey.tree, self._fetcher, cache or self._cache)
 
     def _template(
         self, survey: HipsSurvey, pixels: SurveyPixels, request: TemplateRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from core.deadline import Deadline
 from core.errors import InputUnavailable, NoTemplate, NotInArchive, UnusableInput
 from core.fitsfile import open_fits
 from core.image import FloatImage
-from core.templates.cache import CacheKey, FileCache
+from core.templates.cache import CachedFile, CacheKey, FileCache
 from core.templates.fetching.fetcher import Content, Fetcher
 from core.templates.hips.healpix import nested_number
 from core.templates.hips.moc import Moc, read_moc
@@ -53,6 +53,12 @@ class HipsTree(Protocol):
 
     def state(self, order: int, keys: Iterable[int]) -> str:
         """Return what changes when some tiles change, found without reading them."""
+        ...
+
+    def has_tile(
+        self, properties: HipsProperties, order: int, number: int, deadline: Deadline
+    ) -> bool:
+        """Return whether there is such a tile; it is fetched if it is not here."""
         ...
 
     def tile(
@@ -109,6 +115,12 @@ class LocalTree:
                 found = path.stat()
                 stats.append(f"{path.name} {found.st_size} {found.st_mtime_ns}")
         return sha256("\n".join(stats).encode()).hexdigest()
+
+    def has_tile(
+        self, properties: HipsProperties, order: int, number: int, deadline: Deadline
+    ) -> bool:
+        """See `HipsTree.has_tile`."""
+        return (self.folder / tile_path(order, number)).exists()
 
     def tile(
         self, properties: HipsProperties, order: int, number: int, deadline: Deadline
@@ -177,10 +189,30 @@ class RemoteTree:
         """See `HipsTree.state`: nothing but the release, which is known already."""
         return ""
 
+    def has_tile(
+        self, properties: HipsProperties, order: int, number: int, deadline: Deadline
+    ) -> bool:
+        """See `HipsTree.has_tile`."""
+        try:
+            with self._tile_file(properties, order, number, deadline):
+                return True
+        except NotInArchive:
+            return False
+
     def tile(
         self, properties: HipsProperties, order: int, number: int, deadline: Deadline
     ) -> FloatImage | None:
         """See `HipsTree.tile`."""
+        url = f"{self._url}/{tile_path(order, number)}"
+        try:
+            with self._tile_file(properties, order, number, deadline) as file:
+                return _read_or_none(file.path, properties.tile_width, url)
+        except NotInArchive:
+            return None
+
+    def _tile_file(
+        self, properties: HipsProperties, order: int, number: int, deadline: Deadline
+    ) -> AbstractContextManager[CachedFile]:
         url = f"{self._url}/{tile_path(order, number)}"
 
         def make(path: Path) -> dict[str, str]:
@@ -188,11 +220,7 @@ class RemoteTree:
             return {"url": url, "release": properties.release}
 
         key = CacheKey("hips-tile", (self._url, properties.release, str(order), str(number)))
-        try:
-            with self._cache.entry(key, make, deadline=deadline) as file:
-                return _read_or_none(file.path, properties.tile_width, url)
-        except NotInArchive:
-            return None
+        return self._cache.entry(key, make, deadline=deadline)
 
 
 def tile_path(order: int, number: int) -> str:
