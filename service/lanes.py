@@ -84,8 +84,8 @@ class Lane:
 
     Some events are held ready, because a partition that is resumed has to be fetched from anew.
     ``paused`` is None at first: librdkafka remembers whether a partition was paused in an earlier
-    assignment, so it has to be told. ``told`` is the last offset that was told of
-    as waiting.
+    assignment, so it has to be told. ``told`` is the last offset that was told of as waiting, and
+    ``decoded`` has what was decoded for it, by offset, until its turn comes.
     """
 
     partition: Partition
@@ -94,6 +94,7 @@ class Lane:
     job: Job | None = None
     paused: bool | None = None
     told: int = -1
+    decoded: dict[int, ExposureEvent] = field(default_factory=dict)
 
     @property
     def full(self) -> bool:

@@ -35,7 +35,7 @@ from service.events import (
     UnreadableEvent,
     decode,
 )
-from service.lanes import Delivery, Job, JobState, Lanes, Partition
+from service.lanes import Delivery, Job, JobState, Lane, Lanes, Partition
 from service.messages import Outgoing, OutMessage, TooLarge, transaction_messages
 from service.metrics import Metrics
 from service.publisher import BrokersAway, NotPublished, Publisher
@@ -362,16 +362,16 @@ class Stream:
         for lane in self._lanes:
             if lane.job is None and lane.queue:
                 try:
-                    lane.job = self._start(lane.queue[0])
+                    lane.job = self._start(lane, lane.queue[0])
                 except SchemaUnavailable as error:  # nobody's fault; it stays first in its lane
                     self._schema_away = str(error)
                 else:
                     lane.queue.popleft()
 
-    def _start(self, delivery: Delivery) -> Job:
+    def _start(self, lane: Lane, delivery: Delivery) -> Job:
         job = Job(next(self._task_ids), delivery, exposure_id=delivery.origin)
         try:
-            job.event = self._decode(delivery)
+            job.event = lane.decoded.pop(delivery.offset, None) or self._decode(delivery)
         except UnreadableEvent as error:
             if error.exposure_id is not None:
                 job.exposure_id = error.exposure_id
@@ -423,7 +423,8 @@ class Stream:
                 if delivery.offset > lane.told:
                     lane.told = delivery.offset
                     with suppress(UnreadableEvent, SchemaUnavailable):  # its own turn will say so
-                        waiting.append(self._decode(delivery))
+                        lane.decoded[delivery.offset] = self._decode(delivery)
+                        waiting.append(lane.decoded[delivery.offset])
         if waiting:
             self._ahead.expect(waiting)
 

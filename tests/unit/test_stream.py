@@ -185,6 +185,7 @@ class Scene:
         self.publisher = FakePublisher()
         self.metrics = Metrics()
         self.registry_away = False
+        self.decoded_framed = 0
         self.expected: list[str] = []
         self.begun_with: list[str] = []
         self.stream = Stream(
@@ -205,6 +206,7 @@ class Scene:
             raise SchemaUnavailable("the registry does not answer")
         if schema_id != 7:
             raise InvalidEvent("the registry does not know the id")
+        self.decoded_framed += 1
         return schemas.load("exposure")
 
     def expect(self, events: Iterable[ExposureEvent]) -> None:
@@ -712,6 +714,27 @@ def framed(exposure_id: str, schema_id: int = 7) -> bytes:
     out = io.BytesIO()
     fastavro.schemaless_writer(out, schemas.load("exposure"), fields)
     return b"\x00" + schema_id.to_bytes(4, "big") + out.getvalue()
+
+
+def test_an_event_that_waits_is_decoded_once() -> None:
+    scene = Scene(workers=1)
+    scene.consumer.rebalance("assign", 0)
+    for offset, name in enumerate(("first", "second", "third")):
+        scene.consumer.send(0, offset, framed(name))
+    scene.turn(8)
+    assert scene.expected == ["second", "third"]
+    scene.pool.finish("first")
+    scene.turn(8)
+    assert scene.pool.submitted == ["first", "second"]
+    assert scene.decoded_framed == 3
+    # In another assignment it may be another event: that is decoded anew.
+    scene.consumer.rebalance("revoke", 0)
+    scene.consumer.rebalance("assign", 0)
+    scene.consumer.send(0, 2, framed("fourth"))
+    scene.pool.finish("second")
+    scene.turn(8)
+    assert scene.pool.submitted[-1] == "fourth"
+    assert scene.decoded_framed == 4
 
 
 def test_events_wait_for_the_registry_in_order_and_others_do_not() -> None:
