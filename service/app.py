@@ -151,20 +151,21 @@ class Service:
 
     def _get_ready(self, pool: WorkerPool) -> Publisher | None:
         """Open the producer and warm the workers; return None if a stop came first."""
-        publisher = self._open_publisher()
+        publisher = self._open_publisher(pool)
         while not pool.ready:
             if self._stop.wait(_START_WAIT_SECONDS):
                 return None
             pool.poll()
         return None if self._stop.is_set() else publisher
 
-    def _open_publisher(self) -> Publisher | None:
+    def _open_publisher(self, pool: WorkerPool) -> Publisher | None:
         while not self._stop.is_set():
             publisher = self._make_publisher()
             try:
-                if publisher.open():
+                if publisher.open(waiting=pool.poll):
                     return publisher
             except NotAllowed:  # an ACL may be added yet, but this producer is of no use any more
+                pool.poll()
                 self._stop.wait(_ASK_AGAIN_SECONDS)
         return None
 

@@ -80,6 +80,10 @@ _BY_CODE = {
 }
 
 
+#: What librdkafka adds to an error, and which differs each time.
+_HISTORY = re.compile(r" \(after \d+ms in state \w+(?:, \d+ identical error\(s\) suppressed)?\)")
+
+
 def advice(error: KafkaError) -> str | None:
     """Return what an operator can do about an error, None where there is nothing to say."""
     text = error.str()
@@ -91,7 +95,6 @@ def advice(error: KafkaError) -> str | None:
 
 def in_words(error: KafkaError) -> str:
     """Return an error with its name, and with what can be done where that is known."""
-    what = re.sub(r" \(after \d+ms in state \w+\)", "", error.str())
-    what = f"{what} ({error.name()})"
+    what = f"{_HISTORY.sub('', error.str())} ({error.name()})"
     help_ = advice(error)
     return f"{help_}; {what}" if help_ else what

@@ -18,7 +18,7 @@ _REPEAT_SECONDS = 60.0
 #: What only follows from some other trouble, and is worth a line where nothing else is known.
 _CONSEQUENCES = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
 #: Lines of librdkafka's log whose trouble also comes as an error.
-_ALSO_ERRORS = ("FAIL ", "OIDC ", "SASLREFRESH ")
+_ALSO_ERRORS = ("FAIL ", "SSL ", "OIDC ", "SASLREFRESH ")
 
 
 class ClientMessages:

@@ -78,8 +78,13 @@ class Publisher(ABC):
         self._waiting = waiting
         self._stopped = stopped
 
-    def open(self) -> bool:
+    def open(self, waiting: Callable[[], object] = lambda: None) -> bool:
         """Wait until the brokers take us. Returns False if a stop came first.
+
+        Parameters
+        ----------
+        waiting : callable, optional
+            Called again and again meanwhile.
 
         Raises
         ------
@@ -100,6 +105,7 @@ class Publisher(ABC):
                     raise ProducerFailed(in_words(error)) from exception
                 self.serve()  # what the client has to say about why comes first
                 self._messages.error(error)
+                waiting()
                 time.sleep(0.2)
             else:
                 self._messages.all_is_well()

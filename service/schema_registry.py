@@ -110,8 +110,7 @@ class SchemaRegistry:
         kind = answer.get("schemaType", "AVRO")
         if kind != "AVRO":
             raise InvalidEvent(f"the registry has a schema of type {kind} there, not AVRO")
-        for reference in answer.get("references") or ():
-            subject, version = str(reference.get("subject")), int(reference.get("version", 0))
+        for subject, version in _references(answer):
             if (subject, version) in seen:
                 continue
             seen.add((subject, version))
@@ -126,10 +125,10 @@ class SchemaRegistry:
             schema = json.loads(answer["schema"])
             refuse_dangerous_schema(schema)
             parsed = fastavro.parse_schema(schema, named_schemas=named)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise InvalidEvent(f"its schema cannot be read: {error}") from None
         except (SchemaParseException, UnknownType) as error:
             raise InvalidEvent(f"its schema is not sound: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise InvalidEvent(f"its schema cannot be read: {error}") from None
         if not isinstance(parsed, dict):
             raise InvalidEvent("its schema is not that of a record")
         return parsed
@@ -174,6 +173,15 @@ class SchemaRegistry:
             logger.info("the schema registry %s answers again", self._url)
         self._away = None
         self._wait = _FIRST_WAIT
+
+
+def _references(answer: dict[str, Any]) -> list[tuple[str, int]]:
+    """Return subject and version of each schema that a schema refers to."""
+    listed = answer.get("references") or ()
+    try:
+        return [(str(each["subject"]), int(each["version"])) for each in listed]
+    except (KeyError, TypeError, ValueError):
+        raise InvalidEvent("its schema cannot be read: its references are unsound") from None
 
 
 def _as_object(content: bytes) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 """A broker that goes away and comes back: the service waits, and each event is still done once."""
 
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,41 +14,94 @@ from tests.service_process import ServiceProcess, Topics, read_record, send_even
 pytestmark = pytest.mark.kafka
 
 EVENTS = 30
+PUBLISHED = 'skydelta_exposures_total{outcome="published"}'
+
+MakeService = Callable[..., ServiceProcess]
 
 
-def test_killed_broker_comes_back(own_broker: LocalBroker, tmp_path: Path) -> None:
+@pytest.fixture
+def topics(own_broker: LocalBroker) -> Topics:
     make_topic = TopicMaker(own_broker.bootstrap)
-    topics = Topics(make_topic(partitions=2), make_topic(), make_topic(), make_topic())
-    service = ServiceProcess(
-        folder=tmp_path,
-        bootstrap=own_broker.bootstrap,
-        topics=topics,
-        roots=[tmp_path],
-        templates=tmp_path,
-        settings={"workers": {"count": 2}},
-        module="tests.quick_service",
-        arguments=("0.4",),
-    )
-    service.start()
-    try:
-        names = [f"exposure-{number:03d}" for number in range(EVENTS)]
-        for name in names:
-            event = {"exposure_id": name, "science_uri": "/x", "band": "r", "mjd_mid": 61000.0}
-            send_events(own_broker.bootstrap, topics.exposures, [event], int(name[-1]) % 2)
+    return Topics(make_topic(partitions=2), make_topic(), make_topic(), make_topic())
 
-        def published() -> float:
-            return service.metric('skydelta_exposures_total{outcome="published"}')
 
-        service.until(lambda: published() >= 5, "at work")
-        own_broker.kill()
-        assert published() < EVENTS
-        own_broker.start()
-        service.until(lambda: published() == EVENTS, "done")
-        found = read_topic(own_broker.bootstrap, topics.status, EVENTS)
-        assert sorted(read_record(message)["exposure_id"] for message in found) == names
-        alerts = read_topic(own_broker.bootstrap, topics.alerts, EVENTS * ALERTS)
-        assert len(alerts) == len({message.key() for message in alerts}) == EVENTS * ALERTS
-        assert service.get("/healthz") == (200, "ok\n")
-        assert service.stop() == 0
-    finally:
+@pytest.fixture
+def start(own_broker: LocalBroker, topics: Topics, tmp_path: Path) -> Iterator[MakeService]:
+    """``start(**kafka) -> ServiceProcess``: a running quick service."""
+    made: list[ServiceProcess] = []
+
+    def start(**kafka: str) -> ServiceProcess:
+        folder = tmp_path / f"service-{len(made)}"
+        folder.mkdir()
+        service = ServiceProcess(
+            folder=folder,
+            bootstrap=own_broker.bootstrap,
+            topics=topics,
+            roots=[tmp_path],
+            templates=tmp_path,
+            settings={"workers": {"count": 2}, "kafka": kafka},
+            module="tests.quick_service",
+            arguments=("0.4",),
+        )
+        made.append(service)
+        return service.start()
+
+    yield start
+    for service in made:
         service.kill()
+
+
+def send_all(broker: LocalBroker, topics: Topics) -> list[str]:
+    names = [f"exposure-{number:03d}" for number in range(EVENTS)]
+    for name in names:
+        event = {"exposure_id": name, "science_uri": "/x", "band": "r", "mjd_mid": 61000.0}
+        send_events(broker.bootstrap, topics.exposures, [event], int(name[-1]) % 2)
+    return names
+
+
+def each_once(broker: LocalBroker, topics: Topics, names: list[str]) -> None:
+    found = read_topic(broker.bootstrap, topics.status, EVENTS)
+    assert sorted(read_record(message)["exposure_id"] for message in found) == names
+    alerts = read_topic(broker.bootstrap, topics.alerts, EVENTS * ALERTS)
+    assert len(alerts) == len({message.key() for message in alerts}) == EVENTS * ALERTS
+
+
+def test_killed_broker_comes_back(
+    own_broker: LocalBroker, topics: Topics, start: MakeService
+) -> None:
+    service = start()
+    names = send_all(own_broker, topics)
+    service.until(lambda: service.metric(PUBLISHED) >= 5, "at work")
+    own_broker.kill()
+    assert service.metric(PUBLISHED) < EVENTS
+    own_broker.start()
+    service.until(lambda: service.metric(PUBLISHED) == EVENTS, "done")
+    each_once(own_broker, topics, names)
+    assert service.get("/healthz") == (200, "ok\n")
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_stop_is_heard_while_the_brokers_are_away(
+    own_broker: LocalBroker, topics: Topics, start: MakeService, delivery: str
+) -> None:
+    """It does not wait for them, and whoever comes next goes on from where the brokers are."""
+    service = start(delivery=delivery, group_instance_id="pod-0")
+    names = send_all(own_broker, topics)
+    service.until(lambda: service.metric(PUBLISHED) >= 5, "at work")
+    own_broker.kill()
+    service.until(lambda: "Kafka: " in service.log, "telling of the brokers")
+    time.sleep(1)  # so that every exposure in hand waits to be published
+    began = time.monotonic()
+    assert service.stop() == 0
+    assert time.monotonic() - began < 20  # two calls of 5 s, and the leaving itself
+    assert "left to the next process" in service.log
+
+    own_broker.start()
+    following = start(delivery=delivery, group_instance_id="pod-0")
+    if delivery == "exactly_once":
+        each_once(own_broker, topics, names)
+    else:
+        found = read_topic(own_broker.bootstrap, topics.status, EVENTS, timeout=60)
+        assert {read_record(message)["exposure_id"] for message in found} == set(names)
+    assert following.stop() == 0
