@@ -15,7 +15,7 @@ from core.errors import ExposureError
 from service import commands
 
 _HELPERS = {"options"}
-_ORDER = ("demo", "run", "process", "view", "templates", "check_config")
+_ORDER = ("demo", "run", "process", "view", "templates", "dlq", "replay", "check_config")
 _INTERRUPTED = 130
 _EPILOG = """\
 examples:

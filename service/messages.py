@@ -20,6 +20,11 @@ _RECORD_OVERHEAD = 256  # bytes of framing around a record and its batch, genero
 _HEADER_OVERHEAD = 10
 _HEADER_LIMIT = 1000  # bytes of one header of ours
 
+#: The first of our headers of a dead letter, the key that the event had, and what is left out.
+FIRST_OF_OURS = "skydelta-exposure-id"
+SOURCE_KEY = "skydelta-source-key"
+LEFT_OUT = "skydelta-left-out"
+
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -73,19 +78,21 @@ def dead_letter(
 ) -> OutMessage:
     """Return the event as it came, byte for byte, with headers that say what went wrong.
 
-    The event's own headers are kept. Where all that is larger than a record may be, its own
-    headers are left out, and then its value; a header says so, and where the original lies.
+    The event's own headers are kept, before ours. Where all that is larger than a record may be,
+    its own headers are left out, and then its value; a header says so, and where the original lies.
     """
-    ours = _dead_letter_headers(record, delivery, now)
+    facts = _dead_letter_headers(record, delivery, now)
+    source_key = () if delivery.key is None else ((SOURCE_KEY, delivery.key),)
+    ours = (*facts, *source_key)
     key = record["exposure_id"].encode()
     whole = OutMessage(topics.dead_letters, key, delivery.value, (*delivery.headers, *ours))
     if whole.size <= limit:
         return whole
-    left_out = (*ours, ("skydelta-left-out", b"headers"))
+    left_out = (*ours, (LEFT_OUT, b"headers"))
     bare = OutMessage(topics.dead_letters, key, delivery.value, left_out)
     if bare.size <= limit:
         return bare
-    left_out = (*ours, ("skydelta-left-out", b"headers and value: too large"))
+    left_out = (*facts, (LEFT_OUT, b"headers, key and value: too large"))
     return OutMessage(topics.dead_letters, key, None, left_out)
 
 
@@ -101,14 +108,11 @@ def _dead_letter_headers(record: Record, delivery: Delivery, now: datetime) -> H
         "source-offset": delivery.offset,
         "time": now.isoformat(timespec="milliseconds"),
     }
-    headers = [
+    return tuple(
         (f"skydelta-{name}", str(value).encode("utf-8", "backslashreplace")[:_HEADER_LIMIT])
         for name, value in facts.items()
         if value is not None
-    ]
-    if delivery.key is not None:
-        headers.append(("skydelta-source-key", delivery.key[:_HEADER_LIMIT]))
-    return tuple(headers)
+    )
 
 
 def transaction_messages(

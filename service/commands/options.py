@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 WRONG_USE = 2
+BROKERS_AWAY = 1
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -34,3 +37,28 @@ def settings_or_exit(config: Path | None) -> Settings:
         for problem in error.problems:
             sys.stderr.write(f"skydelta: {problem}\n")
         raise SystemExit(WRONG_USE) from None
+
+
+def moment(text: str) -> datetime:
+    """Read a time of the command line."""
+    from service.moments import parse_moment
+
+    try:
+        return parse_moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def brokers_or_exit(settings: Settings, work: Callable[[], int]) -> int:
+    """Do some work with the brokers; say in one line why they will not, and return 1."""
+    from confluent_kafka import KafkaException
+
+    from service import logs
+    from service.broker_advice import in_words
+
+    logs.configure("WARNING", settings.log.format)
+    try:
+        return work()
+    except KafkaException as exception:
+        sys.stderr.write(f"skydelta: {in_words(exception.args[0])}\n")
+        return BROKERS_AWAY

@@ -4,7 +4,7 @@ import pytest
 
 from service.cli import main
 
-COMMANDS = ("demo", "run", "process", "view", "check-config")
+COMMANDS = ("demo", "run", "process", "view", "dlq", "replay", "check-config")
 
 
 def test_without_arguments_it_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,14 +15,14 @@ from pydantic import BaseModel
 from core.exposure import Outcome
 from core.pipeline import PipelineSettings, engine_names
 from service import settings_report
-from service.commands import check_config, demo, process, run, templates, view
+from service.commands import check_config, demo, dlq, process, replay, run, templates, view
 from service.events import decode
 from service.messages import DEAD_LETTER_OUTCOMES
 from service.settings_loading import load, sections
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = (demo, run, process, view, templates, check_config)
+COMMANDS = (demo, run, process, view, templates, dlq, replay, check_config)
 
 
 def section(title: str) -> str:
@@ -76,7 +76,9 @@ def test_settings_table_is_the_generated_one() -> None:
 
 
 def test_every_command_is_shown() -> None:
-    assert set(parsers()) == {"demo", "run", "process", "view", "templates", "check-config"}
+    assert set(parsers()) == {
+        "demo", "run", "process", "view", "templates", "dlq", "replay", "check-config"
+    }  # fmt: skip
     for command in parsers():
         assert re.search(rf"skydelta {command}\b|make {command}\b", README), command
 

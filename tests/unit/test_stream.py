@@ -470,7 +470,7 @@ def test_event_that_is_too_large_is_not_decoded_and_its_letter_says_what_is_left
     assert "max_event_bytes" in scene.statuses[0]["reason"]
     (letter,) = dead_letters(scene)
     assert letter.value is None
-    assert dict(letter.headers)["skydelta-left-out"] == b"headers and value: too large"
+    assert dict(letter.headers)["skydelta-left-out"] == b"headers, key and value: too large"
 
 
 def test_packet_larger_than_a_record_refuses_the_exposure_instead_of_looping() -> None:
