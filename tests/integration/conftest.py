@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core.simulation.survey import SimulatedSurvey, SurveySettings, simulate_survey
+from tests.kafka.secure_broker import SecureBroker
 from tests.kafka.topics import TopicMaker
 from tests.service_process import ServiceProcess, Topics
 
@@ -28,6 +29,15 @@ SMALL = SurveySettings(
 def small_survey(tmp_path_factory: pytest.TempPathFactory) -> SimulatedSurvey:
     """Three exposures of 320 pixels and their template."""
     return simulate_survey(SMALL, tmp_path_factory.mktemp("survey"))
+
+
+@pytest.fixture(scope="session")
+def secure_broker(
+    kafka_jars: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SecureBroker]:
+    """A broker with TLS, SASL and ACLs."""
+    with SecureBroker(tmp_path_factory.mktemp("secure")) as broker:
+        yield broker
 
 
 @pytest.fixture

@@ -25,9 +25,8 @@ Kafka = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def broker(kafka_jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
-    with SecureBroker(tmp_path_factory.mktemp("secure")) as made:
-        yield made
+def broker(secure_broker: SecureBroker) -> SecureBroker:
+    return secure_broker
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,10 @@ class SecureBroker(LocalBroker):
         for done in admin.create_acls(bindings).values():
             done.result(30)
 
+    def allow_everything(self, user: str) -> None:
+        """Let a user do what the service needs."""
+        self.allow(user, ResourceType.TRANSACTIONAL_ID, ResourceType.GROUP, ResourceType.TOPIC)
+
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
 
