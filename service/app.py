@@ -8,14 +8,17 @@ import threading
 import time
 from contextlib import ExitStack
 from types import FrameType
+from typing import Any
 
 from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
 
 from service.at_least_once import AtLeastOncePublisher
 from service.client_messages import ClientMessages
 from service.event_wire import SchemaLookup
 from service.exactly_once import ExactlyOncePublisher
 from service.kafka_clients import (
+    admin_config,
     consumer_config,
     pointing_consumer_config,
     producer_config,
@@ -23,6 +26,7 @@ from service.kafka_clients import (
 from service.metrics import Metrics
 from service.prefetching import Prefetcher, PrefetchLimits
 from service.publisher import NotAllowed, Publisher
+from service.record_limits import RecordLimits
 from service.schema_registry import SchemaRegistry
 from service.settings import Settings
 from service.stream import Stream
@@ -56,6 +60,10 @@ class Service:
         self._prefetch = prefetch
         self._metrics = Metrics()
         self._messages = ClientMessages()
+        topics = settings.topics
+        self._limits = RecordLimits(
+            settings.kafka.max_message_bytes, (topics.alerts, topics.status, topics.dead_letters)
+        )
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._pool: WorkerPool | None = None
@@ -108,6 +116,7 @@ class Service:
                 messages=self._messages,
                 lookup=lookup,
                 ahead=prefetcher,
+                limits=self._limits,
             )
             stream.subscribe()
             logger.info(
@@ -139,12 +148,17 @@ class Service:
         kafka = self._settings.kafka
         kinds = {"exactly_once": ExactlyOncePublisher, "at_least_once": AtLeastOncePublisher}
         return kinds[kafka.delivery](
-            Producer(producer_config(kafka, self._messages)),
+            Producer(self._producer_config()),
             kafka.transaction_timeout_seconds,
             self._messages,
             waiting=self._live,
             stopped=self._stop.is_set,
         )
+
+    def _producer_config(self) -> dict[str, Any]:
+        config = producer_config(self._settings.kafka, self._messages)
+        most = self._limits.batch_bytes
+        return config if most is None else {"batch.size": most, **config}
 
     def _live(self) -> None:
         self._last_sign_of_life = time.monotonic()
@@ -163,11 +177,19 @@ class Service:
             publisher = self._make_publisher()
             try:
                 if publisher.open(waiting=pool.poll):
-                    return publisher
+                    return self._fitted(publisher, pool)
             except NotAllowed:  # an ACL may be added yet, but this producer is of no use any more
                 pool.poll()
                 self._stop.wait(_ASK_AGAIN_SECONDS)
         return None
+
+    def _fitted(self, publisher: Publisher, pool: WorkerPool) -> Publisher | None:
+        """Ask how large records may be; return a publisher whose batches are no larger."""
+        self._limits.ask(AdminClient(admin_config(self._settings.kafka, self._messages)))
+        if self._limits.batch_bytes is None:
+            return publisher
+        smaller = self._make_publisher()
+        return smaller if smaller.open(waiting=pool.poll) else None
 
     def _leave(self, stream: Stream) -> None:
         """Finish what is in hand within the grace period; the rest is handed back unread."""

@@ -81,6 +81,11 @@ def producer_config(kafka: KafkaSettings, messages: ClientMessages) -> dict[str,
     return config | kafka.extra
 
 
+def admin_config(kafka: KafkaSettings, messages: ClientMessages) -> dict[str, Any]:
+    """Return librdkafka's configuration of a client that only asks the brokers about themselves."""
+    return _common(kafka, messages) | kafka.extra
+
+
 def _common(kafka: KafkaSettings, messages: ClientMessages) -> dict[str, Any]:
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,

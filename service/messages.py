@@ -12,6 +12,7 @@ from service.status import Journey, Record, encode_status, with_journey
 if TYPE_CHECKING:
     from service.lanes import Delivery
     from service.packets import EncodedAlert
+    from service.record_limits import RecordLimits
 
 #: Outcomes whose event is also copied to the dead-letter topic.
 DEAD_LETTER_OUTCOMES = frozenset({"failed", "invalid_event"})
@@ -120,7 +121,7 @@ def transaction_messages(
     delivery: Delivery,
     *,
     topics: TopicSettings,
-    limit: int,
+    limits: RecordLimits,
     now: datetime,
     attempts: int,
 ) -> tuple[Record, list[OutMessage]]:
@@ -142,12 +143,13 @@ def transaction_messages(
     record = with_journey(outgoing.status, journey)
     messages = [*alert_messages(outgoing, topics), status_message(record, topics)]
     for message in messages:
-        if message.size > limit:
+        if message.size > limits.of(message.topic):
             raise TooLarge(
                 f"a record of {message.size} bytes for the topic {message.topic} is larger than "
-                f"kafka.max_message_bytes ({limit})"
+                f"{limits.named(message.topic)}"
             )
     if outgoing.has_dead_letter:
+        limit = limits.of(topics.dead_letters)
         messages.append(dead_letter(record, delivery, topics, limit, now))
     return record, messages
 

@@ -39,6 +39,7 @@ from service.lanes import Delivery, Job, JobState, Lane, Lanes, Partition
 from service.messages import Outgoing, OutMessage, TooLarge, transaction_messages
 from service.metrics import Metrics
 from service.publisher import BrokersAway, NotPublished, Publisher
+from service.record_limits import RecordLimits
 from service.settings import Settings
 from service.status import Record, status_record
 from service.work import Processed
@@ -88,6 +89,8 @@ class Stream:
         Schema of a registry id, see `service.events.decode`.
     ahead : FetchesAhead, optional
         Told of every exposure that has to wait for a worker, once, and when one gets it.
+    limits : RecordLimits, optional
+        How large records may be; by default as the settings say.
     """
 
     def __init__(
@@ -101,8 +104,10 @@ class Stream:
         messages: ClientMessages,
         lookup: SchemaLookup | None = None,
         ahead: FetchesAhead | None = None,
+        limits: RecordLimits | None = None,
     ) -> None:
         self._settings = settings
+        self._limits = limits or RecordLimits(settings.kafka.max_message_bytes, ())
         self._ahead = ahead
         self._consumer = consumer
         self._publisher = publisher
@@ -331,7 +336,7 @@ class Stream:
             outgoing,
             job.delivery,
             topics=self._settings.topics,
-            limit=self._settings.kafka.max_message_bytes,
+            limits=self._limits,
             now=datetime.now(UTC),
             attempts=max(1, job.attempts),
         )
