@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -98,17 +99,34 @@ def each_exactly_once(read_topic: ReadTopic, topics: Topics, stream: Stream) -> 
     assert len(set(alerts)) == number * ALERTS
 
 
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_one_joins_and_the_other_is_killed(
-    start: Starter, read_topic: ReadTopic, topics: Topics, stream: Stream
+    start: Starter, read_topic: ReadTopic, topics: Topics, stream: Stream, protocol: str
 ) -> None:
-    first = start("a")
+    """What the killed one had moves within 10 s; for KIP-848 the tests' brokers are set so."""
+    first = start("a", group_protocol=protocol)
     at_work(first)
-    second = start("b")
+    second = start("b", group_protocol=protocol)
     at_work(second)
+    assigned = len(assignments(second))
+    killed = datetime.now(UTC)
     first.kill()
+    second.until(lambda: len(assignments(second)) > assigned, "given the other's partitions")
     at_work(second)
     each_exactly_once(read_topic, topics, stream)
+    assert assignments(second)[assigned] - killed < timedelta(seconds=10)
+    assert second.metric("skydelta_partitions_assigned") == PARTITIONS
     assert second.stop() == 0
+
+
+def assignments(service: ServiceProcess) -> list[datetime]:
+    """Return when partitions were assigned to a service."""
+    return [
+        datetime.fromisoformat(line["time"])
+        for line in service.log_records
+        if line["message"].startswith("partitions assigned: ")
+        and not line["message"].endswith(": none")
+    ]
 
 
 def test_new_group_protocol_hands_partitions_over(
