@@ -19,7 +19,7 @@ from core.measurement import Field, magnitude, measure
 from core.noise import Sky, measure_sky, sky_variance, with_noise
 from core.psf import measure_psf
 from core.reading import read_exposure
-from core.stars import SourceList, StarList, find_sources, select_stars
+from core.stars import SourceList, StarList, find_sources, select_saturated, select_stars
 from core.subtraction import hotpants, sfft, zogy
 from core.subtraction.difference import Difference
 from core.subtraction.hotpants import HotpantsSettings
@@ -196,7 +196,10 @@ def _process(
         progress.science = science
     with progress.timed("stars"):
         sources, stars = _stars_of(science, sky)
-        psf = measure_psf(science.data - sky.level, sky.rms, science.bad, stars.sources, stars.fwhm)
+        psf = measure_psf(
+            science.data - sky.level, sky.rms, science.bad, stars.sources, stars.fwhm,
+            select_saturated(sources, science.mask),
+        )  # fmt: skip
         science = replace(science, psf=psf, facts=science.facts.with_estimate(fwhm=psf.fwhm))
         progress.science = science
         progress.counts["stars"] = len(stars)

@@ -10,8 +10,9 @@ from scipy import ndimage
 
 from core.image import FloatImage
 from core.polynomials import terms
-from core.psf_error import StarFit, flux_error
+from core.psf_error import StarFit, flux_error, places_over
 from core.psf_variation import excess_size, fit_variation, shape_modes
+from core.psf_wings import RoughPSF, shifted, wing_level, wing_stamps
 from core.stars import SourceList
 
 Float64 = npt.NDArray[np.float64]
@@ -20,7 +21,7 @@ CLIP = 5.0  # sigma of a pixel
 FLOOR = 1e-4  # of a star's flux, of a pixel that only noise and neighbours' light are in
 SLACK = (0.15, 0.05, 0.02, 0.0)  # at first the median knows nothing of how the PSF varies
 SIZE_ERROR = 0.005  # relative, of the model's size at a bright star
-WING_STARS = 30  # the brightest, whose wings stand out of the sky's errors
+INNER_STARS = 30  # the brightest, that tell what no wing is brighter than
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,6 @@ class PSFModel:
         )  # fmt: skip
 
 
-def shifted(stamp: npt.NDArray[np.floating], dx: float, dy: float) -> npt.NDArray[np.float64]:
-    """Move a stamp's centre by a fraction of a pixel (quintic spline)."""
-    return ndimage.shift(stamp.astype(np.float64), (dy, dx), order=5, mode="constant")
-
-
 def gaussian_psf(fwhm: float, shape: tuple[int, int]) -> PSFModel:
     """Return a round Gaussian of the given FWHM: the fallback where no star can be measured."""
     half = stamp_half(fwhm)
@@ -102,6 +98,7 @@ def measure_psf(
     bad: npt.NDArray[np.bool_],
     stars: SourceList,
     fwhm: float,
+    saturated: SourceList | None = None,
 ) -> PSFModel:
     """Fit every pixel of the normalised star stamps as a polynomial over the frame.
 
@@ -110,7 +107,8 @@ def measure_psf(
     (`core.psf_variation`). What is wider than the PSF is left out. A neighbour shows as an outlier
     of its pixel, at first from the median of all stars (in a crowded field most stars have one,
     but at different places) and then from the fit; it is given no weight, and the fit is repeated.
-    The order follows the number of stars: 2 from 40, 1 from 12, else constant.
+    The order follows the number of stars: 2 from 40, 1 from 12, else constant. Saturated stars then
+    bring in their wings (`core.psf_wings`).
 
     Parameters
     ----------
@@ -124,6 +122,8 @@ def measure_psf(
         Clean point sources, brightest first.
     fwhm : float
         Seeing, pixels.
+    saturated : SourceList, optional
+        Stars of which the core is bad (`core.stars.select_saturated`).
 
     Returns
     -------
@@ -135,10 +135,76 @@ def measure_psf(
     stamps, noise, x, y = _star_stamps(data, rms, bad, stars, half, fwhm)
     if len(x) < 3:
         return gaussian_psf(fwhm, shape)
+
+    def fitted(stamps: Float64, noise: Float64, x: Float64, y: Float64) -> _Fit:
+        flux = rms[np.rint(y).astype(int), np.rint(x).astype(int)] / noise[:, noise.shape[1] // 2]
+        ring = _radius(half) > _ring_from(half)
+        wing = wing_level(data, rms, bad, (x, y, flux), ring)
+        return _fit(_Stamps(stamps, noise, x, y, wing), shape, half, fwhm)
+
+    fit = fitted(stamps, noise, x, y)
+    if saturated is not None and len(saturated):
+        more = wing_stamps(data, rms, bad, saturated, fit.as_rough(half))
+        if len(more[2]):
+            every = zip((stamps, noise, x, y), more, strict=True)
+            fit = fitted(*(np.concatenate(columns) for columns in every))
+    wing = fit.wing
+    planes = fit.coefficients.reshape(-1, 2 * half + 1, 2 * half + 1)
+    planes = _tapered(planes, half, wing)
+    total = planes[0].sum() + _light_outside(planes[0], half, wing)
+    mean = planes[0] / total
+    share = mean / mean.sum()
+    normalised = np.stack([mean] + [(p - p.sum() * share) / total for p in planes[1:]])
+    places = places_over(fit.order, shape)
+    error = flux_error(fit.on_stars, mean.ravel(), _window(half).ravel(), places)
+    return PSFModel(
+        normalised.astype(np.float32), fit.order, shape, fwhm_of(mean),
+        int(fit.on_stars.used.sum()), error,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Stamps:
+    """Stars cut out; ``pixels`` and ``noise`` of shape (n, side²), of unit flux, NaN where bad."""
+
+    pixels: Float64
+    noise: Float64
+    x: Float64
+    y: Float64
+    wing: float
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A polynomial in every pixel, not tapered, and what it leaves on the stars."""
+
+    coefficients: Float64
+    order: int
+    shape: tuple[int, int]
+    wing: float
+    on_stars: StarFit
+
+    def as_rough(self, half: int) -> RoughPSF:
+        """Return the PSF at any place, with the error that the stars' noise leaves in it."""
+        side = 2 * half + 1
+
+        def at(x: float, y: float) -> Float64:
+            stamp: Float64 = terms(self.order, x, y, self.shape) @ self.coefficients
+            return stamp.reshape(side, side)
+
+        stars = self.on_stars
+        known = stars.weight[stars.used].sum(axis=0) / self.coefficients.shape[0]
+        error = 1 / np.sqrt(np.maximum(known, 1e-30))
+        return RoughPSF(at, error.reshape(side, side))
+
+
+def _fit(stars: _Stamps, shape: tuple[int, int], half: int, fwhm: float) -> _Fit:
+    """Fit the stamps, leaving out what is no star and the pixels that are not of it."""
+    stamps, noise, x, y = stars.pixels, stars.noise, stars.x, stars.y
     order = 2 if len(x) >= 40 else 1 if len(x) >= 12 else 0
     basis = terms(order, x, y, shape)
     pedestals = _pedestals(stamps, noise, half)
-    wing = _wing_level(pedestals, noise, stamps, half, fwhm)
+    wing = _bounded(stars.wing, stamps, noise, half)
     stamps = stamps - (pedestals - wing)[:, None]
     known = np.isfinite(stamps)
     never = ~known.any(axis=0)
@@ -170,24 +236,9 @@ def measure_psf(
         thin = (weight[keep] > 0).sum(axis=0) < basis.shape[1] + 2
         coefficients[:, thin] = 0
         coefficients[0, thin] = first[thin]
-    planes = coefficients.reshape(-1, 2 * half + 1, 2 * half + 1)
-    planes = _tapered(planes, half, wing)
-    total = planes[0].sum() + _light_outside(planes[0], half, wing)
-    mean = planes[0] / total
-    share = mean / mean.sum()
-    normalised = np.stack([mean] + [(p - p.sum() * share) / total for p in planes[1:]])
     model = basis @ coefficients
-    stars_fit = StarFit(basis, model, stamps - model, weight, keep)
-    error = flux_error(stars_fit, mean.ravel(), _window(half).ravel(), _places(order, shape))
-    return PSFModel(
-        normalised.astype(np.float32), order, shape, fwhm_of(mean), int(keep.sum()), error
-    )
-
-
-def _places(order: int, shape: tuple[int, int]) -> Float64:
-    """Return the polynomial terms on a grid of places over the frame."""
-    y, x = np.mgrid[0:1:7j, 0:1:7j].reshape(2, -1)
-    return terms(order, x * (shape[1] - 1), y * (shape[0] - 1), shape)
+    on_stars = StarFit(basis, model, stamps - model, weight, keep)
+    return _Fit(coefficients, order, shape, wing, on_stars)
 
 
 def _star_stamps(
@@ -292,37 +343,14 @@ def _ring_radius(half: int) -> float:
     return float(np.median(radius[radius > _ring_from(half)]))
 
 
-def _wing_level(
-    pedestals: Float64, noise: Float64, stamps: Float64, half: int, fwhm: float
-) -> float:
-    """Return what of the level around a star is the star's own wing, relative to its flux.
-
-    Sky and neighbours add the same to the level of any star; what grows with its flux is its own.
-    The slope is the weighted median of those between pairs of the brightest stars (Theil and Sen).
-    It is zero where it is not significant, and no wing falls slower than the third power of the
-    distance.
-    """
-    bright = np.argsort(np.median(noise, axis=1))[:WING_STARS]
-    if len(bright) < WING_STARS // 2:
+def _bounded(wing: float, stamps: Float64, noise: Float64, half: int) -> float:
+    """Hold a wing below one that falls as the third power of the distance: none falls slower."""
+    if wing <= 0:
         return 0.0
-    flux = 1.0 / np.median(noise[bright], axis=1)  # in units of a pixel's noise
-    height = pedestals[bright] * flux
-    first, second = np.triu_indices(len(bright), 1)
-    run = flux[first] - flux[second]
-    use = np.abs(run) > 0
-    slopes = (height[first] - height[second])[use] / run[use]
-    order = np.argsort(slopes)
-    share = np.cumsum(np.abs(run[use])[order])
-    if len(slopes) == 0:
-        return 0.0
-    level = float(slopes[order][np.searchsorted(share, 0.5 * share[-1])])
-    rest = height - level * flux
-    scatter = 1.4826 * float(np.median(np.abs(rest - np.median(rest))))
-    if level < 3 * scatter / (max(float(np.std(flux)), 1e-30) * np.sqrt(len(bright))):
-        return 0.0
+    bright = np.argsort(np.median(noise, axis=1))[:INNER_STARS]
     inner = (np.abs(_radius(half) - 0.6 * half) < 1.0).ravel()
     inside = float(np.median(np.nanmedian(stamps[bright][:, inner], axis=1)))
-    return float(min(level, max(inside, 0.0) * (0.6 * half / _ring_radius(half)) ** 3))
+    return float(min(wing, max(inside, 0.0) * (0.6 * half / _ring_radius(half)) ** 3))
 
 
 def _light_outside(mean: Float64, half: int, wing: float) -> float:

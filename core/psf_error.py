@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from core.polynomials import terms
 from core.psf_variation import excess_size, shape_modes
 
 Float64 = npt.NDArray[np.float64]
@@ -35,6 +36,12 @@ class StarFit:
     residual: Float64
     weight: Float64
     used: npt.NDArray[np.bool_]
+
+
+def places_over(order: int, shape: tuple[int, int]) -> Float64:
+    """Return the polynomial terms on a grid of 7 by 7 places over a frame; (49, n_terms)."""
+    y, x = np.mgrid[0:1:7j, 0:1:7j].reshape(2, -1)
+    return terms(order, x * (shape[1] - 1), y * (shape[0] - 1), shape)
 
 
 def flux_error(stars: StarFit, mean: Float64, window: Float64, places: Float64) -> float:

@@ -236,6 +236,25 @@ def select_stars(sources: SourceList, *, limit: int = 2000) -> StarList:
     return StarList(sources.select(locus), 2.0 * centre)
 
 
+def select_saturated(sources: SourceList, mask: MaskImage, *, limit: int = 30) -> SourceList:
+    """Pick the sources with a saturated core, brightest first.
+
+    Parameters
+    ----------
+    sources : SourceList
+        As `find_sources` gives it.
+    mask : ndarray of uint16, shape (ny, nx)
+        `MaskBit` flags.
+    limit : int
+        The most to keep.
+    """
+    ny, nx = mask.shape
+    x = np.clip(np.rint(np.nan_to_num(sources.x)).astype(int), 0, nx - 1)
+    y = np.clip(np.rint(np.nan_to_num(sources.y)).astype(int), 0, ny - 1)
+    chosen = np.flatnonzero((mask[y, x] & MaskBit.SATURATED) != 0)
+    return sources.select(chosen[np.argsort(-sources.flux[chosen], kind="stable")][:limit])
+
+
 def _mode(values: Column) -> float:
     """Return the centre of the shortest interval that holds a third of the values."""
     ordered = np.sort(values)

@@ -6,7 +6,7 @@ from core.image import ExposureFacts, Image
 from core.noise import measure_sky, with_noise
 from core.psf import measure_psf
 from core.simulate import PairSettings, SimulatedPair, simulate_pair
-from core.stars import find_sources, select_stars
+from core.stars import find_sources, select_saturated, select_stars
 from core.subtraction.pair import Pair
 
 
@@ -22,8 +22,9 @@ def make_pair(settings: PairSettings) -> tuple[SimulatedPair, Pair]:
         sky = measure_sky(image)
         image = with_noise(image, sky)
         image = replace(image, data=image.data - sky.level)
-        stars = select_stars(find_sources(image.data, sky.rms, image.mask))
-        psf = measure_psf(image.data, sky.rms, image.bad, stars.sources, stars.fwhm)
+        sources = find_sources(image.data, sky.rms, image.mask)
+        stars, saturated = select_stars(sources), select_saturated(sources, image.mask)
+        psf = measure_psf(image.data, sky.rms, image.bad, stars.sources, stars.fwhm, saturated)
         images.append((replace(image, psf=psf), stars))
     (science, stars), (template, _) = images
     return truth, Pair(science, template, science.psf.fwhm, template.psf.fwhm, stars)

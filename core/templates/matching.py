@@ -14,7 +14,7 @@ from core.noise import measure_sky, with_noise
 from core.psf import PSFModel, measure_psf
 from core.registration import Places, Registration, register
 from core.resample import resample
-from core.stars import SourceList, find_sources, select_stars
+from core.stars import SourceList, find_sources, select_saturated, select_stars
 from core.templates.template import Template
 
 MARGIN = 40  # pixels of the template kept around the exposure
@@ -160,9 +160,11 @@ def _psf_on_grid(
 ) -> PSFModel:
     """Measure the PSF as the projection left it: that of the difference, where it is the wider."""
     assert image.variance is not None
-    stars = select_stars(replace(places, x=places.x - moved[0], y=places.y - moved[1]))
+    moved_places = replace(places, x=places.x - moved[0], y=places.y - moved[1])
+    stars = select_stars(moved_places)
     rms = np.sqrt(np.maximum(image.variance, 0))
-    return measure_psf(image.data, rms, image.bad, stars.sources, seeing)
+    saturated = select_saturated(moved_places, image.mask)
+    return measure_psf(image.data, rms, image.bad, stars.sources, seeing, saturated)
 
 
 def _shift_between(

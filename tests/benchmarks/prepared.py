@@ -11,7 +11,7 @@ from core.image import ExposureFacts, Image
 from core.noise import measure_sky, sky_variance, with_noise
 from core.psf import measure_psf
 from core.simulate import SimulatedPair
-from core.stars import find_sources, select_stars
+from core.stars import find_sources, select_saturated, select_stars
 from core.subtraction.pair import Pair
 from core.templates.matching import to_science_grid
 from core.templates.template import Template
@@ -32,7 +32,8 @@ def prepare(truth: SimulatedPair, *, threads: int = 2) -> tuple[Pair, tuple[int,
     flat = science.data - sky.level
     sources = find_sources(flat, sky.rms, science.mask)
     stars = select_stars(sources)
-    psf = measure_psf(flat, sky.rms, science.bad, stars.sources, stars.fwhm)
+    saturated = select_saturated(sources, science.mask)
+    psf = measure_psf(flat, sky.rms, science.bad, stars.sources, stars.fwhm, saturated)
     science = replace(science, psf=psf, facts=science.facts.with_estimate(fwhm=psf.fwhm))
     gain = settings.gain * settings.template_depth
     template = Template(

@@ -102,7 +102,7 @@ def test_order_follows_the_number_of_stars(stars, order):
     chosen = star_list(x, y, flux).select(np.arange(stars))
     psf = measure_psf(observed(light), RMS, CLEAR, chosen, 3.6)
     assert psf.order == order
-    assert psf.at(100, 300).sum() == pytest.approx(1, abs=2e-5)
+    assert psf.at(100, 300).sum() == pytest.approx(1, abs=1e-3)  # less what lies beyond the stamp
 
 
 def test_neighbours_of_the_stars_do_not_get_into_the_psf():
