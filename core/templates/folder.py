@@ -53,6 +53,11 @@ class TemplateFolder(Protocol):
         """What to call it in messages."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """How many headers may be read at a time, each in a thread."""
+        ...
+
     def files(self, deadline: Deadline | None) -> list[FoundFile]:
         """List the FITS files.
 
@@ -101,6 +106,8 @@ class LocalFolder:
     ----------
     path : path
     """
+
+    at_once = 1
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.shown = os.fspath(path)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -172,6 +176,10 @@ class _Known:
     fault: str | None = None
 
 
+# A file, and what reads it or raises.
+_Reading = tuple[TemplateFiles, Callable[[], tuple[TemplateRecord, ...]]]
+
+
 class TemplateIndex:
     """The images of a folder; brought up to date whenever it is asked.
 
@@ -205,15 +213,23 @@ class TemplateIndex:
         found = self._scan(deadline)
         there = {each.image.path for each in found}
         self._known = {path: known for path, known in self._known.items() if path in there}
-        failures = 0
+        changed = []
         for each in found:
+            known = self._known.get(each.image.path)
+            if known is None or known.files != each:
+                self._known.pop(each.image.path, None)
+                changed.append(each)
+        with closing(self._readings(changed, deadline)) as readings:
+            self._note(readings, deadline)
+        return [record for path in sorted(self._known) for record in self._known[path].records]
+
+    def _note(self, readings: Iterable[_Reading], deadline: Deadline | None) -> None:
+        """Remember what is read of files, or why it cannot be."""
+        failures = 0
+        for each, read in readings:
             path = each.image.path
-            known = self._known.get(path)
-            if known is not None and known.files == each:
-                continue
-            self._known.pop(path, None)
             try:
-                self._known[path] = _Known(each, self._read(each, deadline))
+                self._known[path] = _Known(each, read())
                 failures = 0
             except (ArchiveUnavailable, LockTimeout) as error:  # it may be readable the next time
                 failures += 1
@@ -224,7 +240,23 @@ class TemplateIndex:
             except ExposureError as error:
                 logger.warning("template left out: %s", error)
                 self._known[path] = _Known(each, (), str(error))
-        return [record for path in sorted(self._known) for record in self._known[path].records]
+
+    def _readings(
+        self, files: Sequence[TemplateFiles], deadline: Deadline | None
+    ) -> Generator[_Reading]:
+        """Yield what gives the records of each file, in order; some are read ahead."""
+        at_once = self.folder.at_once if len(files) > 1 else 1
+        if at_once == 1:
+            for each in files:
+                yield each, partial(self._read, each, deadline)
+            return
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            jobs = [pool.submit(self._read, each, deadline) for each in files]
+            for each, job in zip(files, jobs, strict=True):
+                yield each, job.result
+        finally:  # whoever has seen enough failures asks for no more
+            pool.shutdown(cancel_futures=True)
 
     def _scan(self, deadline: Deadline | None) -> list[TemplateFiles]:
         folders: dict[str, dict[str, FoundFile]] = {}

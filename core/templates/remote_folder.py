@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +34,10 @@ from core.templates.siblings import is_fits_name
 
 logger = logging.getLogger(__name__)
 
-_RANGE = 1 << 15  # bytes at a time while headers are read; as many are read ahead
-_CHUNK = 1 << 23  # while whole files are
+_BLOCK = 2880  # bytes at a time while headers are read
+_AHEAD = 10 * _BLOCK  # that are fetched with them: most headers have no more
+_CHUNK = 1 << 23  # at a time while whole files are
+_AT_ONCE = 8  # requests for headers, and for what a listing does not say
 # What file systems call the things that change with a file.
 _MARKS = ("size", "ETag", "mtime", "LastModified", "Last-Modified", "last_modified", "created")
 _SILENCE = 30.0  # seconds after which a web server is given up
@@ -94,6 +98,16 @@ class RemoteFolder:
         if scheme not in fsspec.available_protocols():
             raise ValueError(f"{self.shown}: fsspec knows no {scheme}://; check the address")
         self._is_web = scheme in ("http", "https")
+        # Clients that are used by all threads, each in one process.
+        self._shared: tuple[int, fsspec.AbstractFileSystem, str] | None = None
+        self._sizes: Mapping[str, int] = {}
+
+    @property
+    def at_once(self) -> int:
+        """How many headers are read at a time; see `TemplateFolder`."""
+        with _asked(self.shown):
+            system, _ = self._system()
+        return _AT_ONCE if system.async_impl else 1
 
     def files(self, deadline: Deadline | None) -> list[FoundFile]:
         """List the files, anew if the last listing is old; see `TemplateFolder`."""
@@ -150,44 +164,88 @@ class RemoteFolder:
         return file.path == without_user(path)
 
     def _system(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        """Return the file system and the path of the folder in it.
+
+        Those that speak to the net in a thread of their own serve all threads, with what they know
+        of a listing; of others each thread has its own.
+        """
+        shared = self._shared
+        if shared is not None and shared[0] == os.getpid():
+            return shared[1], shared[2]
         try:
             options = {**_web_options(), **self._options} if self._is_web else self._options
             system, root = url_to_fs(self._url, **options)
         except ImportError as error:
             raise UnusableInput(f"{self.shown}: {error}") from error
-        return system, root.rstrip("/")
+        root = root.rstrip("/")
+        if system.async_impl:
+            self._shared = os.getpid(), system, root
+        return system, root
 
     def _list(self, deadline: Deadline) -> list[FoundFile]:
         system, root = self._system()
         system.invalidate_cache()
         system.ls(root, detail=False)  # find would take a server that is away for an empty folder
         strict = {"on_error": "raise"} if self._is_web else {}
-        found = []
+        listed = {}
         for path, info in sorted(system.find(root, detail=True, **strict).items()):
             name = path.removeprefix(root + "/")
             # A listing is somebody else's text: nothing outside of the folder is asked for.
             if name == path or any(part.startswith(".") for part in name.split("/")):
                 continue
-            if not is_fits_name(name):
-                continue
-            _check(deadline, self.shown)
-            if info.get("size") is None:  # a listing of links tells no more than names
-                info = system.info(path)
+            if is_fits_name(name):
+                listed[path] = info
+        found = []
+        sizes = {}
+        for path, info in self._described(system, listed, deadline).items():
             marks = [f"{mark}={info[mark]}" for mark in _MARKS if info.get(mark) is not None]
             shown = without_user(system.unstrip_protocol(path))
-            found.append(FoundFile(shown, name, " ".join(marks)))
+            file = FoundFile(shown, path.removeprefix(root + "/"), " ".join(marks))
+            found.append(file)
+            if isinstance(info.get("size"), int) and info.get("partial", True):
+                sizes[file.identity] = info["size"]
+        self._sizes = sizes
         return found
+
+    def _described(
+        self,
+        system: fsspec.AbstractFileSystem,
+        listed: Mapping[str, Mapping[str, Any]],
+        deadline: Deadline,
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """Ask for the sizes of the files of which the listing tells no more than names."""
+        unknown = [path for path, info in listed.items() if info.get("size") is None]
+
+        def ask(path: str) -> Mapping[str, Any]:
+            _check(deadline, self.shown)
+            found: Mapping[str, Any] = system.info(path)
+            return found
+
+        if not unknown:
+            return listed
+        pool = ThreadPoolExecutor(_AT_ONCE if system.async_impl else 1)
+        try:
+            asked = dict(zip(unknown, pool.map(ask, unknown), strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return {path: asked.get(path, info) for path, info in listed.items()}
 
     @contextmanager
     def _open(self, file: FoundFile, deadline: Deadline, *, in_parts: bool) -> Iterator[BinaryIO]:
         """Open a file, to be read from its beginning to its end or here and there."""
-        at_once = _RANGE if in_parts else _CHUNK
-        # Of a web server a whole file is asked for at once: not all can do anything else.
-        block = 0 if self._is_web and not in_parts else at_once
+        at_once = _BLOCK if in_parts else _CHUNK
+        options: dict[str, Any] = {"block_size": _AHEAD if in_parts else _CHUNK}
+        if self._is_web:
+            if not in_parts:
+                # A whole file is asked for at once: not all servers can do anything else.
+                options["block_size"] = 0
+            elif file.identity in self._sizes:  # else it would be asked for once more
+                options["size"] = self._sizes[file.identity]
         with _asked(file.path):
             system, root = self._system()
-            opened = system.open(f"{root}/{file.name}", block_size=block, cache_type="readahead")
-        with opened, io.BufferedReader(_Stream(opened, file.path, deadline), at_once) as stream:
+            opened = system.open(f"{root}/{file.name}", cache_type="readahead", **options)
+        raw = _Stream(opened, file.path, deadline, in_parts=in_parts)
+        with opened, io.BufferedReader(raw, at_once) as stream:
             yield cast(BinaryIO, stream)
 
     def _download(self, file: FoundFile, deadline: Deadline) -> Callable[[Path], dict[str, str]]:
@@ -212,10 +270,11 @@ class _NoRanges(Exception):
 class _Stream(io.RawIOBase):
     """A remote file whose faults are ours, and which ends with the deadline."""
 
-    def __init__(self, file: Any, url: str, deadline: Deadline) -> None:
+    def __init__(self, file: Any, url: str, deadline: Deadline, *, in_parts: bool) -> None:
         self._file = file
         self._url = url
         self._deadline = deadline
+        self._in_parts = in_parts
 
     def readable(self) -> bool:
         return True
@@ -236,7 +295,12 @@ class _Stream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         _check(self._deadline, self._url)
         with _asked(self._url):
-            data = self._file.read(len(buffer))
+            try:
+                data = self._file.read(len(buffer))
+            except ValueError as error:
+                if self._in_parts:  # fsspec's word for a server that has sent the whole file
+                    raise _NoRanges from error
+                raise
         buffer[: len(data)] = data
         return len(data)
 

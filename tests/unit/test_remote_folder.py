@@ -6,7 +6,7 @@ import shutil
 import ssl
 import subprocess
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +31,10 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append((self.command, self.path, self.headers.get("Range")))
+        with self.server.together if ".fits" in self.path else nullcontext():
+            self.answer()
+
+    def answer(self):
         if self.refused():
             return
         if self.path in self.server.redirects:
@@ -48,6 +52,10 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_HEAD(self):
         self.server.asked.append((self.command, self.path, None))
+        with self.server.together:
+            self.answer_head()
+
+    def answer_head(self):
         if self.refused():
             return
         path = Path(self.translate_path(self.path))
@@ -90,6 +98,27 @@ class Server(ThreadingHTTPServer):
         """Say nothing: who needs headers only breaks the connection off."""
 
 
+class Together:
+    """Counts who is in it at a time; those of some number wait for each other."""
+
+    def __init__(self, wanted=1):
+        self.most, self._inside = 0, 0
+        self._wanted = wanted
+        self._change = threading.Condition()
+
+    def __enter__(self):
+        with self._change:
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+            self._change.notify_all()
+            if not self._change.wait_for(lambda: self.most >= self._wanted, timeout=5):
+                self._wanted = 1  # they do not come together; nobody waits any more
+
+    def __exit__(self, *error):
+        with self._change:
+            self._inside -= 1
+
+
 @contextmanager
 def serving(folder, *, ranges=True, sizes=True, tls=None):
     handler = partial(Handler, directory=str(folder))
@@ -98,6 +127,7 @@ def serving(folder, *, ranges=True, sizes=True, tls=None):
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         server.asked, server.redirects, server.broken = [], {}, set()
         server.redirect_header = "Location"
+        server.together = Together()
         server.wanted = None
         server.ranges, server.sizes = ranges, sizes
         server.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
@@ -232,6 +262,67 @@ def test_another_host_is_not_asked(survey, tmp_path):
         server.redirects["/moved.fits"] = f"{other.url}/z.fits"
         assert templates.find(request()).facts.template_id == "b.fits"
         assert other.asked == []
+
+
+def many(folder, number=20, **cards):
+    for k in range(number):
+        put(folder / f"a{k:02d}.fits", tan(10 + 2.0 * k, shape=BIG), shape=BIG, FILTER="r", **cards)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_headers_are_asked_for_side_by_side_but_not_all_at_once(tmp_path, method):
+    pytest.importorskip("aiohttp")
+    many(tmp_path / "survey")
+    with serving(tmp_path / "survey") as server:
+        templates = DirectoryTemplates(server.url, refresh_seconds=1e6)
+        if method == "GET":
+            assert len(templates._folder.files(None)) == 20
+        server.together = Together(8)
+        templates.identify(request())
+        assert server.together.most == 8
+        assert [name for _, name, _ in server.asked].count("/a19.fits") == 2  # HEAD, then GET
+
+
+def test_only_headers_are_fetched_and_each_with_one_request(tmp_path):
+    """Of 800 kB a file, 14 kB of which are its header."""
+    pytest.importorskip("aiohttp")
+    many(tmp_path / "survey", 5, **{f"KEY{k:05d}": float(k) for k in range(150)})
+    with serving(tmp_path / "survey") as server:
+        DirectoryTemplates(server.url).identify(request())
+        parts = [part for method, path, part in server.asked if "fits" in path and method == "GET"]
+        assert parts == ["bytes=0-31679"] * 5
+        assert len(server.asked) == 12  # two for the listing; the size of each is asked for once
+
+
+def test_a_long_header_takes_several_parts(tmp_path):
+    pytest.importorskip("aiohttp")
+    many(tmp_path / "survey", 1, **{f"KEY{k:05d}": float(k) for k in range(900)})
+    with serving(tmp_path / "survey") as server:
+        assert DirectoryTemplates(server.url).identify(request())
+        parts = [part for method, path, part in server.asked if "fits" in path and method == "GET"]
+        assert parts == ["bytes=0-31679", "bytes=31680-63359", "bytes=63360-95039"]
+
+
+def test_of_a_server_without_parts_a_file_with_a_long_header_is_fetched_whole(tmp_path):
+    pytest.importorskip("aiohttp")
+    many(tmp_path / "survey", 1, **{f"KEY{k:05d}": float(k) for k in range(900)})
+    with serving(tmp_path / "survey", ranges=False) as server:
+        cache = TemplateCache(tmp_path / "cache")
+        assert DirectoryTemplates(server.url, cache=cache).identify(request())
+        assert cache.statistics().kinds["template-file"].entries == 1
+
+
+def test_a_server_that_breaks_down_is_not_asked_for_everything(tmp_path):
+    pytest.importorskip("aiohttp")
+    many(tmp_path / "survey", 60)
+    with serving(tmp_path / "survey") as server:
+        server.broken = {f"/a{k:02d}.fits" for k in range(60)}
+        templates = DirectoryTemplates(server.url)
+        with pytest.raises(ArchiveUnavailable, match="a02"):
+            templates.identify(request())
+        assert len({path for method, path, _ in server.asked if method == "GET"}) < 40
+        server.broken = set()
+        assert templates.identify(request())
 
 
 @pytest.mark.parametrize(
