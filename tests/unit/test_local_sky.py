@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.subtraction.local_sky import subtract_local_sky
-from tests.unit.made_frames import add_gaussians
+from tests.unit.made_frames import add_gaussians, grid_of_places
 
 SHAPE = (300, 340)
 
@@ -39,6 +39,34 @@ def test_a_bright_source_keeps_its_flux() -> None:
     after = data[136:162, 149:175].sum()
     # 676 pixels and a level known to 0.02 sigma of 7: 95
     assert after == pytest.approx(before, abs=250)
+
+
+def test_the_halo_of_a_star_is_taken_out() -> None:
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    radius = np.hypot(x - 150, y - 160)
+    data, noise, scaled = planes(5, 7 * np.exp(-0.5 * (radius / 25) ** 2))
+    mask = np.where(radius < 12, 1, 0).astype(np.uint16)
+    ring = (radius > 20) & (radius < 32)
+    before = scaled[ring].mean()
+    subtract_local_sky(data, noise, scaled, mask)
+    assert before > 0.5
+    assert abs(scaled[ring].mean()) < 0.2 * before
+
+
+def test_faint_sources_keep_their_fluxes() -> None:
+    rng = np.random.default_rng(6)
+    x, y = grid_of_places(SHAPE, 50, rng)
+    light = np.zeros(SHAPE)
+    add_gaussians(light, x, y, 700.0, 4.0)  # S/N 14
+    weight = np.zeros(SHAPE)
+    add_gaussians(weight, x, y, 1.0, 4.0)
+    change = []
+    for seed in range(4):
+        data, noise, scaled = planes(seed, light)
+        before = (weight * data).sum()
+        subtract_local_sky(data, noise, scaled, np.zeros(SHAPE, dtype=np.uint16))
+        change.append((weight * data).sum() / before - 1)
+    assert abs(np.mean(change)) < 0.01
 
 
 def test_masked_pixels_have_no_say_and_an_empty_block_takes_nothing() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from core.psf import fwhm_of, gaussian_psf
+from core.psf import PSFModel, fwhm_of, gaussian_psf
 from core.stars import SourceList
-from core.subtraction.zogy.psf_fit import fit_psf, seeing_of
+from core.subtraction.zogy.psf_fit import fit_psf, ring_levels, seeing_of
 
 SHAPE = (420, 460)
 NOISE = 10.0
@@ -58,8 +58,54 @@ def test_shape_and_sum_are_those_of_the_stars(beta):
     assert outside > 0.001
     assert 1 - stamp.sum() == pytest.approx(outside, abs=0.003)
     assert psf.n_stars >= 35
-    assert psf.noise > 0  # is known, and no error of fluxes is taken for it
-    assert psf.flux_error == 0
+    assert 0 < psf.noise < 0.003  # of its transform; and what fluxes are off by
+    assert 0 < psf.flux_error < 0.005
+
+
+@pytest.mark.parametrize(("n", "brightest"), [(6, 2e4), (40, 3e5)])
+def test_the_stated_error_is_that_of_fluxes(n, brightest):
+    off, stated = [], []
+    for seed in range(6):
+        data, variance, stars = star_field(n=n, brightest=brightest, seed=seed, beta=4.5)
+        bad = np.zeros(SHAPE, dtype=bool)
+        psf = fit_psf(data, variance, bad, stars, gaussian_psf(3.2, SHAPE))
+        stated.append(psf.flux_error)
+        for x, y in ((120, 110), (230, 210), (340, 310)):
+            stamp = psf.at(x, y)
+            off.append((stamp * truth(psf, 3.4, 4.5)).sum() / (stamp**2).sum() - 1)
+    assert 0.2 < np.sqrt(np.mean(np.square(off)) / np.mean(np.square(stated))) < 1.8
+
+
+def test_the_sum_is_agreed_upon_with_a_model_that_is_surer():
+    data, variance, stars = star_field(n=30)
+    bad = np.zeros(SHAPE, dtype=bool)
+    start = gaussian_psf(3.4, SHAPE)
+    alone = fit_psf(data, variance, bad, stars, start)
+    y, x = np.mgrid[-15:16, -15:16]
+    fainter = (0.95 * moffat(3.4, 3.0, x, y))[None].astype(np.float32)
+
+    def together(error):
+        measured = PSFModel(fainter, 0, SHAPE, 3.4, 30, error)
+        return fit_psf(data, variance, bad, stars, measured)
+
+    sure, unsure, alike = (together(alone.flux_error * factor) for factor in (0.1, 10, 1))
+    peaks = [psf.at(230, 210).max() / alone.at(230, 210).max() for psf in (sure, unsure, alike)]
+    assert peaks == pytest.approx([0.95, 1.0, 0.975], abs=0.006)
+    assert sure.flux_error < 0.2 * alone.flux_error
+    assert unsure.flux_error == pytest.approx(alone.flux_error, rel=0.15)
+
+
+def test_the_level_around_a_star_is_not_that_of_its_neighbours():
+    rng = np.random.default_rng(1)
+    around = rng.normal(3, NOISE, (50, 400)).astype(np.float32)
+    around[rng.uniform(size=around.shape) < 0.25] += 20 * NOISE
+    around[:, :10] = np.nan
+    around[0] = np.nan
+    level, count = ring_levels(around, np.full(50, NOISE))
+    assert level[1:].mean() == pytest.approx(3, abs=0.3)
+    assert np.median(np.nanmedian(around[1:], axis=1)) > 6
+    assert (level[0], count[0]) == (0, 0)
+    assert np.all((count[1:] > 250) & (count[1:] < 330))
 
 
 def test_neighbours_and_bad_pixels_do_not_enter():

@@ -14,7 +14,10 @@ GRID = 5  # places along a side at which it is evaluated
 
 
 def psf_of_difference(inputs: TileInputs, grid: TileGrid) -> PSFModel:
-    """Fit P_D at a grid of places as `core.psf` fits a PSF; unit sum, side lobes included."""
+    """Fit P_D at a grid of places as `core.psf` fits a PSF; side lobes included.
+
+    Its sum is that of the light within the PSFs' stamps, and the same all over the frame.
+    """
     ny, nx = grid.shape
     order = max(inputs.science.psf.order, inputs.template.psf.order)
     side = int(scipy.fft.next_fast_len(4 * inputs.science.psf.size, real=True))
@@ -34,9 +37,9 @@ def psf_of_difference(inputs: TileInputs, grid: TileGrid) -> PSFModel:
     planes = np.linalg.lstsq(basis, cut.reshape(n, -1), rcond=None)[0].reshape(
         -1, 2 * half + 1, 2 * half + 1
     )
-    total = planes.sum(axis=(1, 2))
-    mean = planes[0] / total[0]
-    normalised = np.stack([mean] + [(p - p.sum() * mean) / total[0] for p in planes[1:]])
+    sums = planes.sum(axis=(1, 2)) / planes[0].sum()
+    planes[1:] -= sums[1:, None, None] * planes[0]
+    psf = inputs.science.psf
     return PSFModel(
-        normalised.astype(np.float32), order, (ny, nx), fwhm_of(mean), inputs.science.psf.n_stars
+        planes.astype(np.float32), order, (ny, nx), fwhm_of(planes[0]), psf.n_stars, psf.flux_error
     )

@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 Float64 = npt.NDArray[np.float64]
 TILE = 512  # pixels: the side of a tile that is not given
+DOUBTFUL = 0.02  # error of the matching, from which on other PSFs are tried
+OF_NEIGHBOURS = 0.05  # of the light in an aperture, where sources are many
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,8 @@ def subtract(pair: Pair, settings: ZogySettings | None = None, *, threads: int =
     settings = settings or ZogySettings()
     started = time.perf_counter()
     with compiled_threads(threads):
-        stars = stars_of(pair).sources if settings.fit_psf else None
-        science = known(pair.science, pair.science_fwhm, stars)
-        template = known(pair.template, pair.template_fwhm, stars, pair.shift)
-        _check(science, template)
         with scipy.fft.set_workers(threads):
-            matched = _match(science, template, pair, settings)
+            matched = _better_match(pair, settings)
         matched.matching.check_flux_scale()
         science, template = floors(matched.science, matched.template, matched.typical_scale)
         inputs, grid = _inputs(science, template, settings, matched.matching, threads)
@@ -168,6 +166,7 @@ class _Matched:
     matching: Matching
     refinement: Refinement | None
     error: float  # of what is subtracted, relative to it
+    doubt: float  # what else may be wrong with it, on the few brightest sources
 
     @property
     def typical_scale(self) -> float:
@@ -184,10 +183,26 @@ def _check(science: KnownImage, template: KnownImage) -> None:
         )
 
 
-def _match(
-    science: KnownImage, template: KnownImage, pair: Pair, settings: ZogySettings
-) -> _Matched:
+def _better_match(pair: Pair, settings: ZogySettings) -> _Matched:
+    """Match with PSFs that are fitted once more; where that is doubtful, as they were measured too.
+
+    In a crowded field the stars of the science image are blends on a sharper template, and the sky
+    under them is not that around them: there the PSFs that were measured on each image's own stars
+    may be the better ones.
+    """
+    first = _match(pair, settings, fit_psf=settings.fit_psf)
+    if not settings.fit_psf or first.doubt < DOUBTFUL:
+        return first
+    second = _match(pair, settings, fit_psf=False)
+    return second if second.doubt < first.doubt else first
+
+
+def _match(pair: Pair, settings: ZogySettings, *, fit_psf: bool) -> _Matched:
     """Measure flux scale and shift, and what is wrong with the PSFs, on the stars."""
+    stars = stars_of(pair).sources if fit_psf else None
+    science = known(pair.science, pair.science_fwhm, stars)
+    template = known(pair.template, pair.template_fwhm, stars, pair.shift)
+    _check(science, template)
     options = MatchingOptions(
         fit_scale=settings.fit_scale,
         fit_shift=settings.fit_shift,
@@ -209,12 +224,15 @@ def _match(
             science, template = refinement.applied(science, template)
             boxes = boxes.with_psfs(science, template)
             matching = rematch(boxes, options, matching)
-    error = 0.0
-    if boxes is not None and not many:
-        error = remaining_error(boxes, matching)
+    left = off = 0.0
+    if boxes is not None:
+        left = remaining_error(boxes, matching)
         if settings.fit_scale:
-            error = max(error, _against_apertures(science, template, sources, matching))
-    return _Matched(science, template, matching, refinement, error)
+            off = _against_apertures(science, template, sources, matching)
+            off -= OF_NEIGHBOURS if many else 0.0
+    # where stars are many, all of them tell better than the brightest what is left (`assemble`)
+    known_error = max(off, 0.0) if many else max(off, left)
+    return _Matched(science, template, matching, refinement, known_error, max(off, left))
 
 
 def _against_apertures(

@@ -17,6 +17,7 @@ import scipy.fft
 from core.image import FloatImage
 from core.polynomials import terms
 from core.psf import PSFModel, fwhm_of
+from core.psf_error import StarFit, flux_error, places_over
 from core.stars import SourceList
 from core.subtraction.sfft.stamps import Stamps, stamps_at
 from core.subtraction.zogy.cut_boxes import cut_boxes
@@ -48,6 +49,7 @@ LEAST_MODE_ERROR = 0.003  # of the width and the elongation of a star
 NO_STAR = 0.05  # of its flux, that a source differs from the PSF by which is none
 LEAST_ERROR = 0.003  # of a star's flux at every pixel, that the model is never better than
 FLATTEST, STEEPEST = 1.5, 6.0  # Moffat exponents of wings that are extrapolated
+MOST_CHANGE = (0.8, 1.25)  # of the sum; what differs by more is not one PSF
 MOST_OUTSIDE = 0.05  # of the flux, beyond the stamp
 
 
@@ -182,8 +184,12 @@ def fit_psf(
         centred, weight = _centred(boxes, fit, expected, slack, core if early else None)
         _fit_pixels(boxes, fit, centred, weight)
     n = int(fit.kept.sum())
-    planes = fit.planes.astype(np.float32)
-    return FittedPSF(planes, order, shape, fwhm_of(fit.planes[0]), n, noise=fit.noise)
+    error = _flux_error(boxes, fit, centred, weight, places_over(order, shape))
+    factor, error = _agreed_sum(start, fit.planes[0], error)
+    return FittedPSF(
+        (factor * fit.planes).astype(np.float32), order, shape, fwhm_of(fit.planes[0]), n, error,
+        fit.noise,
+    )  # fmt: skip
 
 
 def _radius(half: int) -> Float64:
@@ -219,17 +225,48 @@ def _boxes(
     wide, hidden = cut_boxes(data, stamps, outer), cut_boxes(bad, stamps, outer)
     radius = _radius(outer)
     ring = (radius > half + 1) & (radius <= outer)
-    levels = np.where(hidden[:, ring], np.nan, wide[:, ring])
-    known = np.isfinite(levels).sum(axis=1)
-    middle = np.where(known > 0, np.nanmedian(np.where(known[:, None] > 0, levels, 0), axis=1), 0)
     inner = slice(outer - half, outer + half + 1)
     noise2 = cut_boxes(variance, stamps, half)
-    error = 1.2533 * np.sqrt(np.median(noise2, axis=(1, 2)) / np.maximum(known, 1))
+    sigma = np.sqrt(np.median(noise2, axis=(1, 2)))
+    levels, known = ring_levels(np.where(hidden[:, ring], np.nan, wide[:, ring]), sigma)
+    error = sigma / np.sqrt(np.maximum(known, 1))
     return _Boxes(
         wide[:, inner, inner], noise2, ~hidden[:, inner, inner],
-        terms(2, stamps.x, stamps.y, shape), middle, error,
+        terms(2, stamps.x, stamps.y, shape), levels, error,
         float(np.mean(radius[ring])), half,
     )  # fmt: skip
+
+
+def ring_levels(around: Real, sigma: Float64) -> tuple[Float64, Float64]:
+    """Measure the level around each star.
+
+    It is the mean without outliers of the same size as are left out of the PSF itself. In a crowded
+    field a median lies above what neighbours leave in the box: the PSF's wings went negative, and
+    its sum, and with it every flux scale, was off by 20 %.
+
+    Parameters
+    ----------
+    around : ndarray of float32, shape (n, pixels)
+        NaN where a pixel is bad.
+    sigma : ndarray of float64, shape (n,)
+        Noise of a pixel.
+
+    Returns
+    -------
+    level, count : ndarray of float64, shape (n,)
+        ADU, and from how many pixels; 0 where there is none.
+    """
+    known = np.isfinite(around)
+    level = np.zeros(len(around))
+    some = known.any(axis=1)
+    level[some] = np.nanmedian(around[some], axis=1)
+    count = known.sum(axis=1)
+    for _ in range(3):
+        calm = np.abs(around - level[:, None]) < CLIP * sigma[:, None]  # never where NaN
+        count = calm.sum(axis=1)
+        mean = np.where(calm, around, 0).sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
+        level = np.where(count > 0, mean, level)
+    return level, count.astype(np.float64)
 
 
 def _sharpest(data: FloatImage, variance: FloatImage, stamps: Stamps, fwhm: float) -> Bool:
@@ -420,8 +457,7 @@ def _fit_pixels(boxes: _Boxes, fit: _Fit, centred: Float64, weight: Float64) -> 
     planes = solved.reshape(n_terms, side, side)
     half = boxes.half
     radius = _radius(half)
-    window = np.clip((half + 0.5 - radius) / 2.0, 0, 1)
-    planes = planes * window
+    planes = planes * _window(half)
     error2 = 1 / np.maximum(w.sum(axis=0).reshape(side, side), 1e-30)
     wing = _wing(planes[0], error2, radius, half, fit.fwhm)
     sums = planes.sum(axis=(1, 2))
@@ -436,6 +472,61 @@ def _fit_pixels(boxes: _Boxes, fit: _Fit, centred: Float64, weight: Float64) -> 
     fit.noise = float(NOISE_MARGIN * np.sqrt(error2[seen].sum()) / total)
     fit.sky = _sky(boxes, fit, 0.0 if wing is None else wing.at(boxes.ring_radius) / total)
     fit.off_centre = _off_centre(boxes, fit)
+
+
+def _flux_error(
+    boxes: _Boxes, fit: _Fit, centred: Float64, weight: Float64, places: Float64
+) -> float:
+    """Estimate what the PSF brings into all fluxes, from how the stars scatter around it."""
+    n, n_terms = len(boxes), len(fit.planes)
+    mean = fit.planes[0].ravel()
+    model = _models(boxes, fit).reshape(n, -1)
+    residual = np.where(weight > 0, centred.reshape(weight.shape), 0).reshape(n, -1)
+    residual -= np.where(weight.reshape(n, -1) > 0, model, 0)
+    used = fit.kept & (weight.reshape(n, -1).sum(axis=1) > 0)
+    stars = StarFit(boxes.basis[:, :n_terms], model, residual, weight.reshape(n, -1), used)
+    return flux_error(stars, mean / mean.sum(), _window(boxes.half).ravel(), places)
+
+
+def _agreed_sum(start: PSFModel, plane: Float64, error: float) -> tuple[float, float]:
+    """Agree with the model that was measured before upon the sum, each as sure as it says.
+
+    Both see the same stars, but tell their wings from the sky in other ways: fluxes measured with
+    the one or the other differ by up to 2 %, and either may be the better one.
+
+    Parameters
+    ----------
+    start : PSFModel
+    plane : ndarray of float64, shape (side, side)
+        The fitted PSF in the middle of the frame.
+    error : float
+        Relative error of fluxes measured with it.
+
+    Returns
+    -------
+    factor : float
+        What the fitted PSF is to be multiplied with.
+    error : float
+        Of fluxes then; the two errors are taken for one and the same.
+    """
+    if not (start.flux_error > 0 and error > 0):
+        return 1.0, error
+    ny, nx = start.shape
+    given = start.at(0.5 * (nx - 1), 0.5 * (ny - 1)).astype(np.float64)
+    cut = min(given.shape[0], plane.shape[0]) // 2
+    ours, theirs = (
+        stamp[middle - cut : middle + cut + 1, middle - cut : middle + cut + 1]
+        for stamp, middle in ((plane, plane.shape[0] // 2), (given, given.shape[0] // 2))
+    )
+    flux = float((ours * theirs).sum() / (ours**2).sum())
+    share = error**2 / (error**2 + start.flux_error**2)
+    factor = float(np.clip(flux, *MOST_CHANGE)) ** share
+    return factor, share * start.flux_error + (1 - share) * error
+
+
+def _window(half: int) -> Float64:
+    """Return the taper: 1 in the stamp, and 0 from its rim on."""
+    return np.clip((half + 0.5 - _radius(half)) / 2.0, 0, 1)
 
 
 def _modes(plane: Float64) -> Float64:

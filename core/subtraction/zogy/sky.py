@@ -11,11 +11,12 @@ import numpy as np
 
 from core.image import FloatImage, MaskImage
 from core.subtraction.finish import FinishedPlanes
-from core.subtraction.local_sky import local_levels, subtract_levels
+from core.subtraction.local_sky import BLOCKS, local_levels, subtract_levels
 from core.subtraction.residual_background import fit_residual_background
 from core.subtraction.zogy.tiles import ProperPlanes, TileGrid, TileInputs
 
-NEGLIGIBLE = 0.02  # sigma a pixel; a tenth of a sigma of the matched filter
+# sigma a pixel, for each size of blocks; 0.02 are a tenth of a sigma of the matched filter
+NEGLIGIBLE = (0.02, 0.05)
 
 
 def remove_smooth_sky(planes: ProperPlanes, variance: float, mask: MaskImage, order: int) -> None:
@@ -50,7 +51,7 @@ def remove_local_sky(
     variance: float,
     mask: MaskImage,
 ) -> None:
-    """Take the level of every block of 32 pixels out of difference and flux, in place.
+    """Take the level of every block out of difference and flux, in place; coarse blocks first.
 
     Parameters
     ----------
@@ -62,16 +63,17 @@ def remove_local_sky(
     mask : ndarray of uint16, shape (ny, nx)
         Flagged pixels are left out of the levels.
     """
-    levels = local_levels(difference.scaled, mask, NEGLIGIBLE)
-    if levels is None:
-        return
-    subtract_levels(levels, difference.data, difference.noise, difference.scaled)
-    rows, columns = (
-        np.minimum(((np.arange(n) + 0.5) * length / n).astype(int), length - 1)
-        for n, length in zip(levels.shape, information.shape, strict=True)
-    )
-    of_flux = levels / (np.float32(np.sqrt(variance)) * information[np.ix_(rows, columns)])
-    subtract_levels(of_flux, fluxes.data, fluxes.noise, fluxes.scaled, in_sigma=False)
+    for block, negligible in zip(BLOCKS, NEGLIGIBLE, strict=True):
+        levels = local_levels(difference.scaled, mask, block, negligible)
+        if levels is None:
+            continue
+        subtract_levels(levels, difference.data, difference.noise, difference.scaled)
+        rows, columns = (
+            np.minimum(((np.arange(n) + 0.5) * length / n).astype(int), length - 1)
+            for n, length in zip(levels.shape, information.shape, strict=True)
+        )
+        of_flux = levels / (np.float32(np.sqrt(variance)) * information[np.ix_(rows, columns)])
+        subtract_levels(of_flux, fluxes.data, fluxes.noise, fluxes.scaled, in_sigma=False)
 
 
 def sky_variance(inputs: TileInputs, grid: TileGrid) -> float:

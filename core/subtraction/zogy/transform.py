@@ -383,14 +383,18 @@ def tile_kernels(model: TileModel, shape: tuple[int, int]) -> npt.NDArray[np.flo
 
 
 def difference_psf(model: TileModel, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Return P_D (equation 14) at the tile's centre: unit sum, centred on pixel (0, 0)."""
+    """Return P_D (equation 14) at the tile's centre, centred on pixel (0, 0).
+
+    For a D of the zero-frequency gain that it has with PSFs of unit sum. Light beyond their stamps
+    is lost to its sum as it is to theirs: to norm it anew would make all fluxes fainter by that.
+    """
     ky, kx = _frequencies(shape)
     k2 = (ky[:, None] ** 2 + kx[None, :] ** 2) / (2 * np.pi) ** 2
     pn = regularised(transfer(model.science_psf[0], shape), k2, model.science_trust)
     pr = regularised(transfer(model.template_psf[0], shape), k2, model.template_trust)
     a = model.rho * pr
-    psf = a * pn / np.sqrt(np.abs(a) ** 2 + np.abs(pn) ** 2)
-    psf /= psf[0, 0].real
+    gain = np.sqrt(1 + model.rho**2) / model.rho
+    psf = gain * a * pn / np.sqrt(np.abs(a) ** 2 + np.abs(pn) ** 2)
     return np.asarray(scipy.fft.irfft2(psf, s=shape), dtype=np.float64)
 
 
