@@ -1,5 +1,7 @@
 """Ten stars among two hundred transients: the kernel is that of the stars."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,20 @@ def test_a_seeing_that_was_misjudged_is_found_out():
     difference = subtract(swapped, SFFTSettings())
     assert difference.quality.convolved == "template"
     assert difference.quality.kernel_sum == pytest.approx(truth.flux_scale, rel=0.01)
+
+
+def test_the_few_clean_stars_of_a_crowded_field_are_not_all_that_tells_the_kernel():
+    crowded = PairSettings(
+        shape=(400, 420), seed=1, n_stars=3000, galaxy_density=0, science_fwhm=4.5,
+        template_fwhm=3.4, n_transients=10, host_fraction=0.0,
+    )  # fmt: skip
+    truth, pair = make_pair(crowded)
+    few = replace(pair.stars, sources=pair.stars.sources.select(np.arange(30)))
+    difference = subtract(replace(pair, stars=few))
+    assert difference.quality.stars_used > 100
+    assert difference.quality.model_error < 0.002
+    scale = evaluate_flux_scale(difference.kernel, [60, 360, 200], [60, 340, 200])
+    assert scale == pytest.approx(truth.flux_scale, rel=0.004)
 
 
 def test_blocks_that_share_a_star_are_one_stamp():
