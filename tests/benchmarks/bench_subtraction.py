@@ -28,7 +28,13 @@ from tests.benchmarks.engine_process import ENGINES
 from tests.benchmarks.engine_runs import OURS, Run, missing, run_engine, write_pair
 from tests.benchmarks.other_sky import OtherSky, other_pair
 from tests.benchmarks.printing import show
-from tests.benchmarks.subtraction_scores import Planes, correlation_of, score, true_noise
+from tests.benchmarks.subtraction_scores import (
+    Planes,
+    correlation_of,
+    false_of_noise,
+    score,
+    true_noise,
+)
 from tests.benchmarks.true_noise import proper_noise
 
 HALF = 6  # pixels by which the template's mask is grown where the kernel is not known
@@ -150,11 +156,14 @@ def measure(table: Table, case: Case, limits: Limits, progress: Console) -> None
             except QualityRejected as error:
                 table.add_row(*speed, str(error)[:40])
                 continue
+            of_noise = "-"
+            if kernel is not None and known is not None:
+                of_noise = "{} ({})".format(*false_of_noise(truth, planes, kernel, known))
             own_units = engine == "STDPipe run_zogy"  # its D is not in ADU
             table.add_row(
                 *speed,
                 "-" if own_units else f"{s.star_chi2:.3f}",
-                "-" if own_units else f"{s.sky_chi2:.3f}", f"{s.false} ({s.false_wide})",
+                "-" if own_units else f"{s.sky_chi2:.3f}", f"{s.false} ({s.false_wide})", of_noise,
                 f"{s.completeness:.3f} ({s.expected:.3f})",
                 f"{s.on_galaxies:.3f} ({s.expected_on_galaxies:.3f})",
                 f"{s.flux_ratio:.4f}", f"{s.pull_mean:+.2f} ± {s.pull_width:.2f}",
@@ -206,8 +215,8 @@ def main() -> None:
     limits = Limits(options.deadline, options.threads, options.repeats)
     table = Table(
         "engine", "pair", "runs", "wall s", "CPU s", "x wall", "x CPU", "s / 10⁶ px", "arrays GB",
-        "peak GB", "star chi²", "sky chi²", "false (wide)", "complete (expected)", "on galaxies",
-        "flux ratio", "pull",
+        "peak GB", "star chi²", "sky chi²", "false (wide)", "of noise",
+        "complete (expected)", "on galaxies", "flux ratio", "pull",
     )  # fmt: skip
     progress = Console(stderr=True, width=160)
     # a peer's difference may be above the threshold everywhere; it is to be counted all the same

@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 
 from core.simulate import PairSettings, SimulatedPair, simulate_pair
+from core.subtraction.sfft import SFFTResult
 from tests.benchmarks.engine_runs import Run, missing, run_engine, write_pair
 from tests.benchmarks.other_sky import OtherPSF, OtherSky, other_pair
 from tests.benchmarks.robustness import Outcome, faults_of
-from tests.benchmarks.subtraction_scores import Planes, Scores, score
+from tests.benchmarks.subtraction_scores import (
+    Planes,
+    Scores,
+    false_of_noise,
+    noise_alone,
+    score,
+    true_noise,
+    true_psf,
+)
 from tests.benchmarks.true_noise import proper_kernels, proper_noise
 
 SKY = OtherSky(shape=(400, 400), seed=3, n_transients=25)
@@ -83,6 +92,26 @@ def test_what_is_wrong_with_a_difference_shows_in_its_scores(pair: SimulatedPair
     assert "star chi²" in faults
     assert "false" in faults
     assert "flux" in faults
+
+
+@pytest.mark.parametrize("convolved", ["template", "science"])
+def test_what_noise_alone_makes_false_is_counted(pair: SimulatedPair, convolved: str) -> None:
+    scale = pair.flux_scale if convolved == "template" else 1 / pair.flux_scale
+    kernel = np.zeros((1, 3, 3))
+    kernel[0, 1, :] = scale * np.array([0.2, 0.6, 0.2])
+    result = SFFTResult(kernel, np.zeros(1), 0, 0, pair.science.shape, convolved, 9, 0, 1.0, 1)
+    noise = true_noise(pair, result)
+    alone = noise_alone(pair, result)
+    assert np.mean((alone / noise)[3:-3, 3:-3] ** 2) == pytest.approx(1, abs=0.02)
+    planes = Planes(alone, noise, np.zeros(noise.shape, dtype=bool))
+    assert false_of_noise(pair, planes, result, noise) == (0, 0)
+
+
+def test_the_true_psf_lacks_what_lies_beyond_its_stamp(pair: SimulatedPair) -> None:
+    model = true_psf(pair.science_psf, pair.science.shape, 3.6)
+    inside = pair.science_psf.at(200, 200, model.size).sum()
+    assert inside < 0.998
+    assert model.at(200, 200).sum() == pytest.approx(inside, abs=5e-4)
 
 
 def test_fluxes_of_a_plane_of_fluxes_are_taken_where_there_is_one(pair: SimulatedPair) -> None:
