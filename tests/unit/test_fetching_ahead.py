@@ -205,6 +205,7 @@ def test_those_who_have_none_are_passed_over(
     chain = ChainTemplates([Link(bricks), Link(DirectoryTemplates(tmp_path))])
     assert chain.kept_by(request()) is None  # nobody has asked for these bricks yet
     chain.find(request())
+    assert chain.kept_by(request()) == "directory"
     assert chain.kept_by(replace(request(), band="q")) is None
 
 

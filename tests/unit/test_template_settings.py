@@ -105,6 +105,13 @@ def test_only_the_hosts_of_those_who_are_asked_may_be_spoken_to() -> None:
         {"providers": ["hips"], "hips": [{"survey": "CDS/P/DSS2/red"}], "allowed_hosts": ["m.org"]}
     )
     assert named.hosts == (*(url.split("/")[2] for url in HIPS2FITS), "m.org")
+    stars = {"catalogue": "ps1", "brighter_than": 14}
+    masked = TemplateSettings.model_validate({"star_mask": stars})
+    assert masked.hosts == ("vizier.cds.unistra.fr",)
+    assert masked.fetches
+    given = TemplateSettings.model_validate({"star_mask": {"file": "a", "brighter_than": 14}})
+    assert given.hosts == ()
+    assert not given.fetches
 
 
 def test_fetching_is_told_from_reading_a_folder() -> None:
@@ -121,11 +128,15 @@ def test_tables_come_from_the_environment_and_go_back_to_toml(
         "SKYDELTA_TEMPLATES__HIPS", '[{"band": "r", "survey": "CDS/P/DSS2/red", "asinh": false}]'
     )
     monkeypatch.setenv("SKYDELTA_TEMPLATES__BANDS", '{"clear": "r"}')
+    stars = '{"file": "/data/stars.csv", "magnitude": "{band}", "brighter_than": 14}'
+    monkeypatch.setenv("SKYDELTA_TEMPLATES__STAR_MASK", stars)
     settings = load()
     assert settings.templates.hips[0].survey == "CDS/P/DSS2/red"
     path = tmp_path / "again.toml"
     path.write_text(as_toml(settings))
-    for name in ("PROVIDERS", "HIPS", "BANDS"):
+    assert settings.templates.star_mask is not None
+    assert settings.templates.star_mask.magnitude == "{band}"
+    for name in ("PROVIDERS", "HIPS", "BANDS", "STAR_MASK"):
         monkeypatch.delenv(f"SKYDELTA_TEMPLATES__{name}")
     assert load(path).templates == settings.templates
 

@@ -247,12 +247,12 @@ class SurveyTemplates:
             return covered
 
         try:
-            covered, known = self._go_round(frame, band, files, never, look_at)
+            covered, _ = self._go_round(frame, band, files, never, look_at)
         except (InputUnavailable, UnusableInput):
             return False
-        if not known:
+        if not covered.any():
             raise NoTemplate(f"{self._where(frame, band)}: no cell is there")
-        return bool(covered.size and covered.all())
+        return bool(covered.all())
 
     def collect(
         self,
