@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from confluent_kafka import KafkaError
 
 from core.exposure import Outcome
 from service import broker_advice, commands
@@ -85,16 +86,18 @@ def is_written(line: str) -> bool:
     pieces = _pieces(words)
     if len(pieces) == 1 and any(text.startswith(pieces[0]) for text in texts()):
         return True  # short, but all that is known of the line
-    reached = {0}
-    for first in range(len(words)):
-        if first in reached:
-            ends = range(first + 1, len(words) + 1)
-            reached.update(end for end in ends if _in_one_text(words[first:end]))
-    return len(words) in reached and bool(pieces)
+    return bool(pieces) and _are_written(tuple(words))
+
+
+@cache
+def _are_written(words: tuple[str, ...]) -> bool:
+    """Say so of what is left of a line, the longest text first."""
+    ends = range(len(words), 0, -1)
+    return not words or any(_in_one_text(words[:end]) and _are_written(words[end:]) for end in ends)
 
 
 def _in_one_text(words: Sequence[str]) -> bool:
-    """Say whether one text of the source holds the words in order, and is mostly these words."""
+    """Say whether one text of the source holds the words in order, and they are enough."""
     pieces = _pieces(words)
     if not pieces:
         return True
@@ -298,6 +301,14 @@ def test_error_classes_exist() -> None:
     )
     for name in named:
         assert re.search(rf"class {name}\b|\"{name}\"", source) or hasattr(builtins, name), name
+
+
+def test_errors_of_kafka_exist() -> None:
+    named = {span for span in spans() if re.fullmatch(r"_[A-Z]+|_?[A-Z]+(?:_[A-Z]+)+", span)}
+    named -= {"NUMBA_CACHE_DIR"}
+    assert len(named) >= 5
+    for name in named:
+        assert hasattr(KafkaError, name), name
 
 
 def test_reasons_of_retries_exist() -> None:
