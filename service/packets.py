@@ -341,6 +341,7 @@ def _exposure_facts(result: ExposureResult, band: str | None, mjd_mid: float) ->
             "kernel_sum_spread": _float(quality.kernel_sum_spread),
             "star_chi2": _float(quality.star_chi2),
             "sky_chi2": _float(quality.sky_chi2),
+            "psf_error": _float(quality.psf_error),
             "shift_x": _float(quality.shift[0]),
             "shift_y": _float(quality.shift[1]),
             "shift_rms": _float(quality.shift_rms),

@@ -144,6 +144,7 @@ def _quality(quality: SubtractionQuality) -> Record:
         "stars_used": int(quality.stars_used),
         "stars_clipped": int(quality.stars_clipped),
         "model_error": finite_or_none(quality.model_error),
+        "psf_error": finite_or_none(quality.psf_error),
         "kernel_width": int(quality.kernel_shape[1]),
         "kernel_height": int(quality.kernel_shape[0]),
         "seconds": float(quality.seconds),

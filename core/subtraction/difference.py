@@ -46,8 +46,8 @@ class SubtractionQuality:
         where that is larger: few stars tell little.
     psf_error : float
         Error that the PSF brings into all fluxes of new sources, relative, 1 sigma
-        (`core.psf_error`). Sources are none the less real, and their flux errors hold it
-        (`core.photometry.fit_point_source`).
+        (`core.psf_error`). Sources are none the less real; it is common to all of them, and so not
+        in their flux errors, but published beside them.
     """
 
     engine: str

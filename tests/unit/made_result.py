@@ -87,7 +87,7 @@ def made_result(wcs: WCS | None = None, aligned: bool = False, **changes: Any) -
         quality=SubtractionQuality(
             engine="sfft", kernel_sum=0.5, kernel_sum_spread=0.01, star_chi2=1.02, sky_chi2=1.0,
             sky_mean=0.01, shift=(0.1, -0.2), shift_rms=0.05, stars_used=300, stars_clipped=4,
-            kernel_shape=(13, 13), convolved="template", seconds=1.0,
+            kernel_shape=(13, 13), convolved="template", seconds=1.0, psf_error=0.012,
         ),
         counts={"stars": 304, "detections": 5, "candidates": 3},
         seconds={"read": 0.1, "subtract": 1.0},

@@ -75,6 +75,7 @@ def test_our_own_schema_reads_it() -> None:
     assert record["schemavsn"] == "4.02"
     assert record["skydelta"]["exposure_id"] == "night7/ccd 3"
     assert record["skydelta"]["template_id"] == "deep-505-r"
+    assert record["skydelta"]["psf_error"] == pytest.approx(0.012)
 
 
 def test_the_ztf_4_02_reader_schema_reads_it() -> None:

@@ -29,6 +29,7 @@ QUALITY = SubtractionQuality(
     kernel_shape=(11, 13),
     convolved="template",
     seconds=0.5,
+    psf_error=0.012,
 )
 FULL = ExposureResult(
     exposure=Exposure("e1", "/s.fits", band="r", instrument="cam", gain=1.0),
@@ -65,6 +66,7 @@ def test_full_record_survives_the_journey() -> None:
     assert found["total_seconds"] == pytest.approx(2.0)
     assert found["gain"] == 2.0
     assert found["quality"]["star_chi2"] is None
+    assert found["quality"]["psf_error"] == 0.012
     assert (found["quality"]["kernel_width"], found["quality"]["kernel_height"]) == (13, 11)
     assert json.loads(json.dumps(json_ready(record)))["finished_at"] == "2026-01-01T00:00:02+00:00"
 
