@@ -13,6 +13,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from service.broker_advice import in_words
+from service.kafka_clients import tls_config
 from service.secret_settings import SUFFIX
 from service.settings import Settings
 from service.settings_loading import Problem, sections, variable
@@ -131,10 +133,17 @@ def _unknown_star_bands(settings: Settings) -> list[Problem]:
 
 
 def _refused_properties(settings: Settings) -> list[Problem]:
+    aside = {"bootstrap.servers": "localhost:0", "log_level": 0}
     try:
-        Producer({"bootstrap.servers": "localhost:0", "log_level": 0, **settings.kafka.extra})
+        Producer(aside | settings.kafka.extra)
     except KafkaException as error:
         return [_problem("kafka.extra", error.args[0].str())]
+    try:
+        if settings.kafka.security_protocol.endswith("ssl"):  # else nobody looks at these files
+            tls = {"security.protocol": "ssl", **tls_config(settings.kafka)}
+            Producer(aside | tls | settings.kafka.extra)
+    except KafkaException as error:
+        return [_problem("kafka", in_words(error.args[0]))]
     return []
 
 

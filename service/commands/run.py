@@ -41,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
     from confluent_kafka import KafkaException
 
     from service import app, logs
+    from service.broker_advice import in_words
     from service.commands.options import settings_or_exit
     from service.prefetch_work import make_prefetch_work
-    from service.publisher import ProducerFailed
+    from service.publisher import ProducerFailed, error_of
     from service.settings_report import missing_files
     from service.work import WorkSettings, make_exposure_work
     from service.workers import WorkersCannotStart, WorkerSetup
@@ -64,8 +65,14 @@ def run(args: argparse.Namespace) -> int:
         prefetch = replace(worker, make=make_prefetch_work, threads=1)
     try:
         app.run(settings, worker, prefetch)
-    except (KafkaException, ProducerFailed, WorkersCannotStart, OSError) as error:
-        logging.getLogger(__name__).critical("the service cannot go on: %s", error)
-        sys.stderr.flush()
-        return 1
+    except KafkaException as exception:
+        return _cannot_go_on(in_words(error_of(exception)))
+    except (ProducerFailed, WorkersCannotStart, OSError) as error:
+        return _cannot_go_on(str(error))
     return 0
+
+
+def _cannot_go_on(why: str) -> int:
+    logging.getLogger(__name__).critical("the service cannot go on: %s", why)
+    sys.stderr.flush()
+    return 1
