@@ -42,6 +42,18 @@ _BY_TEXT = (
         "whom the brokers trust",
     ),
     (
+        r"ssl\.key\.location failed",
+        "our private key cannot be read: check kafka.ssl_key_file and kafka.ssl_key_password",
+    ),
+    (
+        r"ssl\.certificate\.location failed",
+        "our certificate cannot be read: check kafka.ssl_certificate_file",
+    ),
+    (
+        r"ssl\.ca\.location failed",
+        "the certificate authorities cannot be read: check kafka.ssl_ca_file",
+    ),
+    (
         r"certificate verify failed",
         "the brokers' certificate is not from an authority that we know, or is for another host: "
         "check kafka.ssl_ca_file, and the host names in kafka.bootstrap_servers",

@@ -95,14 +95,10 @@ def _common(kafka: KafkaSettings, messages: ClientMessages) -> dict[str, Any]:
         "error_cb": messages.error,
         "logger": messages,
     }
-    given = {
+    given: dict[str, SecretStr | Path | str | None] = {
         "sasl.mechanism": kafka.sasl_mechanism,
         "sasl.username": kafka.sasl_username,
         "sasl.password": kafka.sasl_password,
-        "ssl.ca.location": kafka.ssl_ca_file,
-        "ssl.certificate.location": kafka.ssl_certificate_file,
-        "ssl.key.location": kafka.ssl_key_file,
-        "ssl.key.password": kafka.ssl_key_password,
     }
     if kafka.sasl_mechanism == "OAUTHBEARER" and kafka.oauth_token_url is not None:
         given |= {
@@ -114,8 +110,23 @@ def _common(kafka: KafkaSettings, messages: ClientMessages) -> dict[str, Any]:
             "sasl.oauthbearer.extensions": _pairs(kafka.oauth_extensions),
             "https.ca.location": kafka.oauth_ca_file,
         }
-    config |= {name: _plain(value) for name, value in given.items() if value is not None}
-    return config
+    return config | _written(given) | tls_config(kafka)
+
+
+def tls_config(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return librdkafka's configuration of TLS: who is believed, and who we are."""
+    return _written(
+        {
+            "ssl.ca.location": kafka.ssl_ca_file,
+            "ssl.certificate.location": kafka.ssl_certificate_file,
+            "ssl.key.location": kafka.ssl_key_file,
+            "ssl.key.password": kafka.ssl_key_password,
+        }
+    )
+
+
+def _written(given: Mapping[str, SecretStr | Path | str | None]) -> dict[str, str]:
+    return {name: _plain(value) for name, value in given.items() if value is not None}
 
 
 def _plain(value: SecretStr | Path | str) -> str:

@@ -8,8 +8,10 @@ import pytest
 
 from service import cli
 from service.kafka_settings import KafkaSettings
+from service.settings import Settings
 from service.settings_loading import SettingsError, load, sections, variable
 from service.settings_report import as_toml, beyond_validation, markdown_table
+from tests.kafka.certificates import CertificateAuthority
 
 
 @pytest.fixture(autouse=True)
@@ -274,10 +276,22 @@ def test_check_config_says_what_is_wrong(
     ],
 )
 def test_what_only_a_look_around_finds(values: dict[str, Any], said: str) -> None:
-    from service.settings import Settings
-
     found = [str(problem) for problem in beyond_validation(Settings(**values))]
     assert any(said in problem for problem in found), found
+
+
+def test_private_key_that_cannot_be_opened_is_found(tmp_path: Path) -> None:
+    client = CertificateAuthority(tmp_path).issue("client", key_password="right")
+    kafka = {"security_protocol": "ssl", "ssl_certificate_file": client.certificate}
+    kafka |= {"ssl_key_file": client.key}
+
+    def said(password: str) -> list[str]:
+        settings = Settings(kafka=kafka | {"ssl_key_password": password})  # type: ignore[arg-type]
+        return [str(p) for p in beyond_validation(settings) if p.key.startswith("kafka")]
+
+    assert said("right") == []
+    (problem,) = said("wrong")
+    assert "kafka.ssl_key_file and kafka.ssl_key_password" in problem
 
 
 def test_kafka_section_refuses_unknown_keys_on_its_own() -> None:
