@@ -287,6 +287,18 @@ def test_a_file_larger_than_the_cache_does_not_sweep_it(tmp_path):
     assert [entry.sidecar.identity[0] for entry in cache.entries()] == ["0"]
 
 
+def test_what_could_not_be_kept_stays_while_it_is_used(tmp_path):
+    cache = TemplateCache(tmp_path, max_bytes=500)
+    with (
+        cache.entry(KEY, writes(b"0" * 600)) as first,
+        cache.entry(KEY, writes(b"1" * 600)) as second,
+    ):
+        cache.prune(0)
+        assert first.path.read_bytes() == b"0" * 600
+        assert second.path.read_bytes() == b"1" * 600
+    assert names_in(tmp_path) == []
+
+
 def test_a_folder_that_was_filled_before_is_counted(tmp_path):
     for n in range(6):
         content(TemplateCache(tmp_path), key_of(n), writes(b"x" * 2000))

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from core.deadline import Deadline
 from core.templates.cache.layout import Shelves, Stored, look_through, owner_of
-from core.templates.cache.locks import exclusive, release, try_exclusive
+from core.templates.cache.locks import (
+    exclusive,
+    release,
+    remove_locked,
+    remove_unused,
+    try_exclusive,
+)
 from core.templates.observer import TemplateObserver
 
 logger = logging.getLogger(__name__)
@@ -182,17 +188,6 @@ def _remove_leftover(leftover: Path) -> None:
     if owner is None and lock.exists():
         return
     if leftover != lock:
-        temporary = try_exclusive(leftover)
-        if temporary is not None:
-            _unlink_locked(leftover, temporary)
+        remove_unused(leftover)
     if owner is not None:
-        _unlink_locked(lock, owner)
-
-
-def _unlink_locked(path: Path, fd: int) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.debug("%s cannot be removed (%s)", path, error.strerror)
-    finally:
-        release(fd)
+        remove_locked(lock, owner)

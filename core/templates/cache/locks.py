@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import random
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from core.deadline import Deadline
 from core.errors import InputUnavailable
+
+logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1  # seconds between two tries
 
@@ -112,6 +115,23 @@ def try_exclusive(path: Path) -> int | None:
         pass
     os.close(fd)
     return None
+
+
+def remove_unused(path: Path) -> None:
+    """Remove a file unless somebody holds a lock on it, or nobody can say."""
+    fd = try_exclusive(path)
+    if fd is not None:
+        remove_locked(path, fd)
+
+
+def remove_locked(path: Path, fd: int) -> None:
+    """Remove a file that one holds the lock of, which is released."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.debug("%s cannot be removed (%s)", path, error.strerror)
+    finally:
+        release(fd)
 
 
 def _acquired(path: Path, deadline: Deadline | None, what: str, on_wait: Callable[[], None]) -> int:

@@ -26,7 +26,14 @@ from core.templates.cache.inventory import (
 )
 from core.templates.cache.key import CacheKey
 from core.templates.cache.layout import Place, Stored
-from core.templates.cache.locks import LockTimeout, exclusive, is_at, release, try_lock
+from core.templates.cache.locks import (
+    LockTimeout,
+    exclusive,
+    is_at,
+    release,
+    remove_unused,
+    try_lock,
+)
 from core.templates.cache.scratch import made_in_scratch
 from core.templates.cache.sidecar import DamagedEntry, Sidecar, checksum_of, verify_file
 from core.templates.observer import Silent, TemplateObserver
@@ -277,7 +284,9 @@ class TemplateCache:
     ) -> CachedFile:
         """Make the entry; to be called by whoever holds its lock."""
         for leftover in place.leftovers():
-            _discard(leftover)  # of one who was killed: there is no other maker now
+            # Of one who was killed, as there is no other maker now; or in use where it was
+            # written, because it could not be kept.
+            remove_unused(leftover)
         temporary = place.temporary()
         stack.callback(_discard, temporary)
         try:
