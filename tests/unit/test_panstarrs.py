@@ -14,7 +14,13 @@ from astropy.wcs import WCS
 
 from core.celestial import from_icrs, to_icrs
 from core.deadline import Deadline
-from core.errors import ArchiveUnavailable, ForbiddenAddress, NoTemplate, UnexpectedAnswer
+from core.errors import (
+    ArchiveUnavailable,
+    ForbiddenAddress,
+    NoTemplate,
+    RequestRefused,
+    UnexpectedAnswer,
+)
 from core.image import MaskBit
 from core.reading import read_wcs
 from core.templates.cache import NoCache, TemplateCache
@@ -360,6 +366,17 @@ def test_what_is_no_list_is_unexpected_and_not_kept(server, tmp_path, body):
     server.fault(LIST, times=None, body=body)
     cache = TemplateCache(tmp_path / "cache")
     with pytest.raises(UnexpectedAnswer, match="not a list of files"):
+        provider(server, cache).find(exposure())
+    server.mend()
+    assert provider(server, cache).find(exposure()).facts.overlap == 1
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_list_service_that_moved_is_no_hole(server, tmp_path, status):
+    play(server)
+    server.fault(LIST, times=None, status=status)
+    cache = TemplateCache(tmp_path / "cache")
+    with pytest.raises(RequestRefused, match=f"HTTP {status}.*check the address"):
         provider(server, cache).find(exposure())
     server.mend()
     assert provider(server, cache).find(exposure()).facts.overlap == 1

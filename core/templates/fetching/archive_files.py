@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.deadline import Deadline
-from core.errors import NotInArchive, UnexpectedAnswer
+from core.errors import NotInArchive, RequestRefused, UnexpectedAnswer
 from core.templates.cache import CacheKey, FileCache
 from core.templates.fetching.fetcher import Content, Fetcher
 
@@ -70,10 +70,19 @@ class ArchiveFiles:
             If the answer has nothing but its first line.
         core.errors.UnexpectedAnswer
             If it is no such table.
+        core.errors.RequestRefused
+            If there is no service at that address, which says nothing about the survey.
         """
 
         def make(path: Path) -> Mapping[str, str]:
-            answer = self.fetcher.get(url, params=params, deadline=deadline, expect=Content.TEXT)
+            try:
+                answer = self.fetcher.get(
+                    url, params=params, deadline=deadline, expect=Content.TEXT
+                )
+            except NotInArchive as error:
+                raise RequestRefused(
+                    f"{error}: it is the service that lists them; check the address in the settings"
+                ) from error
             text = answer.content.decode("utf-8", errors="replace")
             lines = [line for line in text.splitlines() if line.strip()]
             if not lines or not set(columns) <= set(lines[0].split()):
