@@ -79,7 +79,7 @@ def run_sfft(
         (ky, kx), odd. None chooses from both seeings, as the pipeline does: the documented 7x7
         cannot turn a 3 pixel seeing into a 6 pixel one. What the wings of stars lack beyond the
         rim of a kernel is measured on the brightest of them and taken away
-        (`core.subtraction.sfft.kernel_wings`); rings remain round stars that are saturated in the
+        (`core.subtraction.sfft.kernel_wings`); traces remain round stars that are saturated in the
         template, in frames with fewer than 8 bright stars, and where the kernel is too small for
         its own core.
     kernel_poly_order, bg_poly_order, flux_poly_order : int
