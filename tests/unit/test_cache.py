@@ -93,6 +93,21 @@ def test_a_file_is_made_once(cache, log):
     assert names_in(cache.folder) == [KEY.digest + ".fits", KEY.digest + ".json"]
 
 
+def test_what_is_too_old_is_made_again(cache, log):
+    content(cache, KEY, writes(b"old"))
+    sidecar = Place.of(cache.folder, KEY).sidecar
+    facts = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps(facts | {"made": facts["made"] - 100}))
+    assert content(cache, KEY, must_not_run, max_age=1000) == b"old"
+    assert cache.peek(KEY, max_age=1000) is not None
+    assert cache.peek(KEY, max_age=50) is None
+    with cache.entry(KEY, must_not_run) as old:
+        assert content(cache, KEY, writes(b"new"), max_age=50) == b"new"
+        assert old.path.exists()
+    assert content(cache, KEY, must_not_run, max_age=50) == b"new"
+    assert log.names == ["miss", "stored", "hit", "hit", "miss", "stored", "hit"]
+
+
 def test_keys_are_told_apart(cache):
     keys = [
         CacheKey("tile", ("a", "bc")),

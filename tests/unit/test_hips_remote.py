@@ -144,6 +144,54 @@ def test_a_coverage_map_that_makes_no_sense_is_left_alone(tree: Path, body: byte
     assert local(tree).find(exposure()).facts.overlap == 1.0
 
 
+def grow_old(cache: TemplateCache, days: float) -> None:
+    for sidecar in cache.folder.rglob("*.json"):
+        facts = json.loads(sidecar.read_text())
+        sidecar.write_text(json.dumps(facts | {"made": facts["made"] - 86_400 * days}))
+
+
+def released(tree: Path, level: float, date: str) -> None:
+    sky = replace(sky_at(), level=level)
+    write_hips(
+        tree, sky, exposure().wcs, SHAPE, order=ORDER, width=WIDTH, hips_release_date=date
+    )  # fmt: skip
+
+
+def test_a_new_release_is_seen(archive: ArchiveServer, tree: Path, tmp_path: Path) -> None:
+    cache = TemplateCache(tmp_path / "cache")
+    released(tree, 100.0, "2026-01-01T00:00Z")
+    first = remote(archive, cache).find(exposure())
+    released(tree, 900.0, "2026-06-01T00:00Z")
+    archive.forget()
+    assert np.median(remote(archive, cache).find(exposure()).image.data) == pytest.approx(
+        np.median(first.image.data)
+    )
+    assert archive.count() == 0
+    grow_old(cache, 1.0)
+    assert not remote(archive, cache).is_kept(exposure())
+    second = remote(archive, cache).find(exposure())
+    assert np.median(second.image.data) > 5 * np.median(first.image.data)
+    assert second.identity != first.identity
+    archive.forget()
+    remote(archive, cache).find(exposure())
+    assert archive.count() == 0
+
+
+@pytest.mark.parametrize("fault", [{"status": 404}, {"status": 503}, {"body": b"maxorder = ?"}])
+def test_where_the_release_cannot_be_seen_the_known_one_is_used(
+    archive: ArchiveServer, tree: Path, tmp_path: Path, fault: dict[str, object]
+) -> None:
+    cache = TemplateCache(tmp_path / "cache")
+    first = remote(archive, cache).find(exposure())
+    grow_old(cache, 1.0)
+    archive.fault("", times=None, **fault)  # type: ignore[arg-type]
+    archive.forget()
+    for _ in range(2):
+        again = remote(archive, cache, attempts=1).find(exposure())
+        np.testing.assert_array_equal(again.image.data, first.image.data)
+    assert archive.count() == 1  # and not once for each exposure
+
+
 def test_a_tile_that_cannot_be_fetched_is_no_hole(archive: ArchiveServer, tree: Path) -> None:
     archive.fault("/Npix", status=503)
     with pytest.raises(InputUnavailable, match="HTTP 503") as caught:

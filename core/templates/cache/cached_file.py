@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -41,12 +42,17 @@ class FileCache(Protocol):
     """A `TemplateCache`, or `NoCache`."""
 
     def entry(
-        self, key: CacheKey, make: Make, *, deadline: Deadline | None = None
+        self,
+        key: CacheKey,
+        make: Make,
+        *,
+        deadline: Deadline | None = None,
+        max_age: float = math.inf,
     ) -> AbstractContextManager[CachedFile]:
         """See `core.templates.cache.TemplateCache.entry`."""
         ...
 
-    def peek(self, key: CacheKey) -> Path | None:
+    def peek(self, key: CacheKey, *, max_age: float = math.inf) -> Path | None:
         """See `core.templates.cache.TemplateCache.peek`."""
         ...
 

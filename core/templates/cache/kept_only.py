@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,12 @@ class KeptOnly:
 
     @contextmanager
     def entry(
-        self, key: CacheKey, make: Make, *, deadline: Deadline | None = None
+        self,
+        key: CacheKey,
+        make: Make,
+        *,
+        deadline: Deadline | None = None,
+        max_age: float = math.inf,
     ) -> Iterator[CachedFile]:
         """Hand out the file of a key, which somebody may remove meanwhile.
 
@@ -42,14 +48,14 @@ class KeptOnly:
         core.errors.NotInArchive
             If it is known that there is no such file.
         """
-        path = self._cache.peek(key)
+        path = self._cache.peek(key, max_age=max_age)
         if path is None:
             raise NotKept(f"no {key.kind} of this is in the cache")
         yield CachedFile(path)
 
-    def peek(self, key: CacheKey) -> Path | None:
+    def peek(self, key: CacheKey, *, max_age: float = math.inf) -> Path | None:
         """See `core.templates.cache.TemplateCache.peek`."""
-        return self._cache.peek(key)
+        return self._cache.peek(key, max_age=max_age)
 
     def forget(self, key: CacheKey, *, deadline: Deadline | None = None) -> bool:
         """Forget nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,13 +53,18 @@ class NoCache:
 
     @contextmanager
     def entry(
-        self, key: CacheKey, make: Make, *, deadline: Deadline | None = None
+        self,
+        key: CacheKey,
+        make: Make,
+        *,
+        deadline: Deadline | None = None,
+        max_age: float = math.inf,
     ) -> Iterator[CachedFile]:
         """Make the file; ``deadline`` is the maker's own concern."""
         with made_in_scratch(key, make) as made:
             yield made
 
-    def peek(self, key: CacheKey) -> Path | None:
+    def peek(self, key: CacheKey, *, max_age: float = math.inf) -> Path | None:
         """Return None: nothing is kept."""
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,12 @@ class TemplateCache:
 
     @contextmanager
     def entry(
-        self, key: CacheKey, make: Make, *, deadline: Deadline | None = None
+        self,
+        key: CacheKey,
+        make: Make,
+        *,
+        deadline: Deadline | None = None,
+        max_age: float = math.inf,
     ) -> Iterator[CachedFile]:
         """Hand out the file of a key, made if it is not there; it is in use while this is open.
 
@@ -104,6 +110,8 @@ class TemplateCache:
             kept with it. If it raises `core.errors.NotInArchive`, that is remembered.
         deadline : Deadline or None
             How long to wait while another process makes it; None for as long as it takes.
+        max_age : float
+            Seconds after which it is made again.
 
         Yields
         ------
@@ -119,9 +127,9 @@ class TemplateCache:
             Whatever ``make`` raises.
         """
         with ExitStack() as stack:
-            yield self._obtain(key, make, deadline, stack)
+            yield self._obtain(key, make, deadline, max_age, stack)
 
-    def peek(self, key: CacheKey) -> Path | None:
+    def peek(self, key: CacheKey, *, max_age: float = math.inf) -> Path | None:
         """Return the file of a key if it is kept, which counts as a use of it.
 
         It is neither verified nor kept from being removed: that is for whoever uses it, by `entry`.
@@ -141,6 +149,8 @@ class TemplateCache:
         if sidecar.hole is not None:
             if self._is_believed(sidecar):
                 raise NotInArchive(_hole(sidecar))
+            return None
+        if sidecar.age > max_age:
             return None
         try:
             if place.data.stat().st_size != sidecar.size:
@@ -196,11 +206,16 @@ class TemplateCache:
                 yield replace(entry, damage=damage)
 
     def _obtain(
-        self, key: CacheKey, make: Make, deadline: Deadline | None, stack: ExitStack
+        self,
+        key: CacheKey,
+        make: Make,
+        deadline: Deadline | None,
+        max_age: float,
+        stack: ExitStack,
     ) -> CachedFile:
         place = Place.of(self.folder, key)
         try:
-            found = self._find(key, place, stack)
+            found = self._find(key, place, max_age, stack)
         except DamagedEntry:  # or replaced while we looked at it; seen again under the lock
             found = None
         if found is not None:
@@ -211,7 +226,7 @@ class TemplateCache:
             return self._unkept(key, make, stack, error)
         with making:
             try:
-                found = self._find(key, place, stack)
+                found = self._find(key, place, max_age, stack)
             except DamagedEntry as error:
                 logger.warning("cache entry %s is made again: %s", place.data, error)
                 self._observer.cache(key.kind, "corrupt")
@@ -220,8 +235,10 @@ class TemplateCache:
             self._observer.cache(key.kind, "miss")
             return self._made(key, place, make, deadline, stack)
 
-    def _find(self, key: CacheKey, place: Place, stack: ExitStack) -> CachedFile | None:
-        """Return the entry if it is there and sound.
+    def _find(
+        self, key: CacheKey, place: Place, max_age: float, stack: ExitStack
+    ) -> CachedFile | None:
+        """Return the entry if it is there, young enough and sound.
 
         Raises
         ------
@@ -242,6 +259,8 @@ class TemplateCache:
                     return None
                 self._observer.cache(key.kind, "negative_hit", age=sidecar.age)
                 raise NotInArchive(_hole(sidecar))
+            if sidecar.age > max_age:
+                return None
             if fd is None:
                 raise DamagedEntry("its file is missing")
             verify_file(fd, sidecar)

@@ -25,6 +25,8 @@ from core.templates.hips.properties import HipsProperties
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 6  # requests
+_RELEASE_SECONDS = 43_200.0  # after which the archive is asked for the release again
+_ASKING_AGAIN_SECONDS = 10.0  # at most, where the last answer will do
 
 
 class HipsTree(Protocol):
@@ -135,6 +137,10 @@ class LocalTree:
 class RemoteTree:
     """A HiPS by HTTP; every tile is kept in the cache, where neighbouring exposures share it.
 
+    Tiles and coverage map are kept under the release that the ``properties`` state. Those are asked
+    for again after half a day, so that a new release is seen, and its tiles are fetched; as long as
+    they cannot be had, the release that is known is used.
+
     Parameters
     ----------
     url : str
@@ -158,13 +164,24 @@ class RemoteTree:
     def properties(self, deadline: Deadline) -> HipsProperties:
         """See `HipsTree.properties`."""
         url = f"{self._url}/properties"
+        key = CacheKey("hips-properties", (self._url,), ".txt")
+        before = self._properties_before(key)
 
         def make(path: Path) -> None:
-            self._fetcher.download(url, path, deadline=deadline, expect=Content.TEXT)
+            if before is None:
+                self._fetcher.download(url, path, deadline=deadline, expect=Content.TEXT)
+                return
+            brief = deadline.shorter(_ASKING_AGAIN_SECONDS)
+            try:
+                self._fetcher.download(url, path, deadline=brief, expect=Content.TEXT)
+                HipsProperties.parse(path.read_text(encoding="utf-8", errors="replace"), url)
+            except (NoTemplate, InputUnavailable) as error:
+                # What is here of the release that is known is as good as it was.
+                logger.warning("whether there is a new release cannot be seen now: %s", error)
+                path.write_bytes(before)
 
-        key = CacheKey("hips-properties", (self._url,), ".txt")
         try:
-            with self._cache.entry(key, make, deadline=deadline) as file:
+            with self._cache.entry(key, make, deadline=deadline, max_age=_RELEASE_SECONDS) as file:
                 text = file.path.read_text(encoding="utf-8", errors="replace")
         except NotInArchive as error:
             raise NoTemplate(
@@ -184,6 +201,17 @@ class RemoteTree:
                 return read_moc(file.path)
         except NotInArchive:
             return None
+
+    def _properties_before(self, key: CacheKey) -> bytes | None:
+        """Return the properties that are in the cache, however old, if they make sense."""
+        try:
+            path = self._cache.peek(key)
+            text = None if path is None else path.read_bytes()
+            if text is not None:
+                HipsProperties.parse(text.decode("utf-8", errors="replace"), key.identity[0])
+        except (NoTemplate, OSError):
+            return None
+        return text
 
     def state(self, order: int, keys: Iterable[int]) -> str:
         """See `HipsTree.state`: nothing but the release, which is known already."""
