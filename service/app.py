@@ -193,6 +193,8 @@ class Service:
 
     def _leave(self, stream: Stream) -> None:
         """Finish what is in hand within the grace period; the rest is handed back unread."""
+        if stream.given_up:
+            return
         stream.drain()
         grace = self._settings.workers.shutdown_grace_seconds
         logger.info("stopping; %d exposures in hand have %g s", stream.in_hand, grace)
