@@ -10,9 +10,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from confluent_kafka import Message
 
@@ -188,6 +190,29 @@ def test_stars_that_the_template_has_saturated_raise_no_alert(
         assert sorted(observed.nearest(field.transients)) == list(range(1, len(TRANSIENTS)))
         assert len(vizier.queries) == 1
         assert night.counted("cache_events", kind="catalogue", event="hit") == exposure
+
+
+def test_what_one_provider_leaves_bare_comes_from_the_next(
+    start_night: StartNight, sky: SkyArchive, tmp_path: Path
+) -> None:
+    """Two of the transients lie on the folder's part, the other two on that of Pan-STARRS."""
+    sky.north.write_template(tmp_path, "z")
+    path = tmp_path / "north-z.fits"
+    data, header = fits.getdata(path, header=True)
+    fits.writeto(path, data[:250], header, overwrite=True)
+    night = start_night(
+        pointings=False,
+        prefetch=False,
+        providers=["directory", "panstarrs"],
+        path=str(tmp_path),
+        fill=True,
+    )
+    observed = night.observe(sky.north, "z")
+    assert_found(observed, sky.north, "directory")
+    template = observed.status["template"]
+    assert template["overlap"] == pytest.approx(1.0, abs=0.01)
+    assert template["template_id"].startswith("north-z.fits + z skycell.1226")
+    assert any("are filled from panstarrs" in note for note in observed.status["notes"])
 
 
 def test_second_exposure_of_a_field_asks_for_nothing(night: Night, sky: SkyArchive) -> None:
