@@ -22,7 +22,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from core.exposure import Exposure, ExposureResult
 from service import logs
@@ -36,6 +36,7 @@ from service.events import (
     decode,
 )
 from service.lanes import Delivery, Job, JobState, Lane, Lanes, Partition
+from service.message_parts import headers_of, key_of, value_of
 from service.messages import Outgoing, OutMessage, TooLarge, transaction_messages
 from service.metrics import Metrics
 from service.publisher import BrokersAway, NotPublished, Publisher
@@ -188,9 +189,9 @@ class Stream:
                 topic=topic,
                 partition=partition,
                 offset=offset,
-                key=_as_bytes(message.key()),
-                value=_as_bytes(message.value()),
-                headers=tuple((name, _as_bytes(value)) for name, value in _headers(message)),
+                key=key_of(message),
+                value=value_of(message),
+                headers=headers_of(message),
                 received_at=datetime.now(UTC),
                 epoch=lane.epoch,
             )
@@ -487,19 +488,6 @@ class Stream:
         self._metrics.partitions.set(len(self._lanes))
         self._metrics.worker_restarts.inc(self._pool.restarts - self._restarts_counted)
         self._restarts_counted = self._pool.restarts
-
-
-def _as_bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
-
-
-def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
-    try:
-        headers = message.headers() or []
-    except UnicodeDecodeError:  # Kafka allows any bytes in a header's name, the client does not
-        logger.warning("the headers of an event are left out: a name is not UTF-8")
-        return []
-    return list(headers.items()) if isinstance(headers, dict) else list(headers)
 
 
 def _listing(partitions: Iterable[Partition]) -> str:

@@ -14,6 +14,7 @@ from core.errors import InputUnavailable
 from service.client_messages import ClientMessages
 from service.kafka_clients import consumer_config
 from service.kafka_settings import KafkaSettings
+from service.message_parts import headers_of, key_of, value_of
 from service.messages import Headers
 
 _ANSWER_SECONDS = 15.0
@@ -191,24 +192,15 @@ def _stored(message: Message) -> StoredRecord:
     assert partition is not None
     assert offset is not None
     _, milliseconds = message.timestamp()
-    try:
-        headers = message.headers() or []
-    except UnicodeDecodeError:  # the client cannot read such names, so the service has not, either
-        headers = []
-    pairs = headers.items() if isinstance(headers, dict) else headers
     return StoredRecord(
         topic=topic,
         partition=partition,
         offset=offset,
         time=datetime.fromtimestamp(milliseconds / 1000, UTC),
-        key=_bytes(message.key()),
-        value=_bytes(message.value()),
-        headers=tuple((name, _bytes(value)) for name, value in pairs),
+        key=key_of(message),
+        value=value_of(message),
+        headers=headers_of(message),
     )
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
 
 
 def _within(moment: datetime, since: datetime | None, until: datetime | None) -> bool:

@@ -1,21 +1,20 @@
 """``skydelta run`` whose workers do what the exposure's id says: die, hang, grow, or work."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from core.exposure import Exposure, ExposureResult
-from service import app, logs
-from service.events import ExposureEvent
-from service.packets import EncodedAlert
-from service.settings_loading import load
 from service.stage_reports import enter_stage
-from service.status import status_record
-from service.work import Processed
-from service.workers import WorkerSetup
+
+if TYPE_CHECKING:
+    from service.events import ExposureEvent
+    from service.work import Processed
 
 MEMORY = 150_000_000
 
@@ -27,7 +26,7 @@ class UnrulyWork:
         self._folder = Path(folder)
 
     def warm_up(self) -> None:
-        pass
+        _published("rehearsal")  # so that no import counts against a deadline
 
     def __call__(self, task: ExposureEvent) -> Processed:
         enter_stage("read")
@@ -36,9 +35,15 @@ class UnrulyWork:
             before.touch()
             enter_stage("subtract")
             _misbehave(task.exposure_id.partition("-")[0])
-        result = ExposureResult(Exposure(task.exposure_id, task.science_uri), "published")
-        alert = EncodedAlert(1, "SD1", task.exposure_id.encode())
-        return Processed(status_record(result, alerts=1), (alert,))
+        return _published(task.exposure_id)
+
+
+def _published(exposure_id: str) -> Processed:
+    from core.exposure import Exposure, ExposureResult
+    from service.status import status_record
+    from service.work import Processed
+
+    return Processed(status_record(ExposureResult(Exposure(exposure_id, "/s"), "published")))
 
 
 def _misbehave(how: str) -> None:
@@ -49,10 +54,6 @@ def _misbehave(how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        case "exit":
-            os._exit(3)
-        case "hang":
-            time.sleep(600)
         case "grow":
             held = []
             while True:
@@ -67,6 +68,10 @@ def make_unruly_work(folder: str) -> UnrulyWork:
 
 
 if __name__ == "__main__":
+    from service import app, logs
+    from service.settings_loading import load
+    from service.workers import WorkerSetup
+
     folder, _, config = sys.argv[1:]
     settings = load(Path(config))
     logs.configure(settings.log.level, settings.log.format)

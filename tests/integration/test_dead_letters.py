@@ -208,6 +208,33 @@ def test_event_is_sent_again_byte_for_byte_and_twice_is_told(desk: Desk) -> None
     assert shown["sent_again_as"] == f"{desk.topics.exposures}/1/{third.offset()}"
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("DELIVERY", "at_least_once"), ("GROUP_PROTOCOL", "consumer"), ("GROUP_INSTANCE_ID", "one")],
+)
+def test_however_the_service_talks_to_its_brokers(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+) -> None:
+    monkeypatch.setenv(f"SKYDELTA_KAFKA__{setting}", value)
+    desk.letter("a")
+    assert "1 sent again" in desk.do("dlq", "requeue", "--all")
+    assert "1 left out" not in desk.do("dlq", "requeue", "--all", code=3)
+    (record,) = desk.exposures(1)
+    assert record.value() == b"\x07 not even an event"
+
+
+def test_requeue_does_not_fence_the_service(desk: Desk, kafka_bootstrap: str) -> None:
+    running = Producer(
+        {"bootstrap.servers": kafka_bootstrap, "transactional.id": desk.topics.exposures}
+    )
+    running.init_transactions(30)
+    desk.letter("a")
+    desk.do("dlq", "requeue", "--all")
+    running.begin_transaction()
+    running.produce(desk.topics.status, b"still here")
+    running.commit_transaction(30)
+
+
 def test_event_that_fails_again_is_one_letter_more_that_counts_on(desk: Desk) -> None:
     desk.letter("a", age=60)
     desk.do("dlq", "requeue", "--all")
