@@ -141,7 +141,11 @@ class Service:
             pointings = Consumer(pointing_consumer_config(settings.kafka, self._messages))
             stack.callback(pointings.close)
             pointings.subscribe([settings.topics.pointings])
-        limits = PrefetchLimits(settings.templates.most_seconds, settings.input.max_event_bytes)
+        limits = PrefetchLimits(
+            settings.templates.most_seconds,
+            settings.templates.ahead().most_seconds,
+            settings.input.max_event_bytes,
+        )
         return Prefetcher(pool, self._metrics, limits, pointings, lookup)
 
     def _make_publisher(self) -> Publisher:

@@ -53,7 +53,9 @@ class PrefetchWork:
     tally : TemplateTally
         The observer of ``templates``.
     seconds : float
-        The most time that the providers may take for one of them, all together.
+        The most time that the providers may take for an exposure, all together.
+    pointing_seconds : float
+        And for a pointing.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class PrefetchWork:
         tally: TemplateTally,
         *,
         seconds: float,
+        pointing_seconds: float,
     ) -> None:
         self._roots = roots
         self._templates = templates
         self._min_overlap = min_overlap
         self._tally = tally
         self._seconds = seconds
+        self._pointing_seconds = pointing_seconds
 
     def warm_up(self) -> None:
         """There is nothing to compile."""
@@ -90,7 +94,7 @@ class PrefetchWork:
         from core.templates import TemplateRequest
 
         if isinstance(task, Pointing):
-            return task.request(self._min_overlap, Deadline(self._seconds))
+            return task.request(self._min_overlap, Deadline(self._pointing_seconds))
         if is_address(task.science_uri):
             raise InputRefused("its file is fetched only once, when a worker takes it")
         exposure = to_exposure(task, self._roots)
@@ -116,7 +120,7 @@ def make_prefetch_work(settings: WorkSettings) -> PrefetchWork:
     os.nice(_NICE)
     tally = TemplateTally()
     source = make_templates(
-        settings.templates, max_pixels=settings.pipeline.max_pixels, observer=tally
+        settings.templates.ahead(), max_pixels=settings.pipeline.max_pixels, observer=tally
     )
     return PrefetchWork(
         settings.inputs.roots,
@@ -124,4 +128,5 @@ def make_prefetch_work(settings: WorkSettings) -> PrefetchWork:
         settings.pipeline.min_overlap,
         tally,
         seconds=settings.templates.most_seconds,
+        pointing_seconds=settings.templates.ahead().most_seconds,
     )

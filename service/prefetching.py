@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 Source = Literal["pointing", "exposure"]
 
-_MOST_WAITING = 1000
 _REMEMBERED = 10_000
 
 # Above what the providers may take: to read the exposure, and to answer when they have used it up.
@@ -44,14 +43,21 @@ class PrefetchLimits:
     Attributes
     ----------
     seconds : float
-        The most time that the providers may take for one; the process that does not answer half a
-        minute later is replaced.
+        The most time that the providers may take for an exposure that waits; the process that does
+        not answer half a minute later is replaced.
+    pointing_seconds : float
+        The same for a pointing, for which nobody waits yet.
     event_bytes : int
         Larger pointings are refused, undecoded.
+    waiting : int
+        How many may wait for the process, of pointings and of exposures. No more pointings are
+        read then; of more exposures each fetches for itself.
     """
 
     seconds: float
+    pointing_seconds: float
     event_bytes: int
+    waiting: int = 1000
 
 
 class Prefetcher:
@@ -82,8 +88,9 @@ class Prefetcher:
         self._limits = limits
         self._consumer = pointing_consumer
         self._lookup = lookup
-        self._exposures: deque[ExposureEvent] = deque(maxlen=_MOST_WAITING)
-        self._pointings: deque[Pointing] = deque(maxlen=_MOST_WAITING)
+        self._exposures: deque[ExposureEvent] = deque()
+        self._pointings: deque[Pointing] = deque()
+        self._held_back = False
         self._seen: OrderedDict[tuple[Source, str], None] = OrderedDict()
         self._task_ids = itertools.count(1)
         self._working: dict[int, tuple[Source, str]] = {}
@@ -97,14 +104,16 @@ class Prefetcher:
     def expect(self, events: Iterable[ExposureEvent]) -> None:
         """Note exposures that wait for a worker; each is fetched for once."""
         for event in events:
-            if self._is_new("exposure", event.exposure_id):
+            if len(self._exposures) >= self._limits.waiting:
+                self._metrics.prefetches.labels("exposure", "left").inc()
+            elif self._is_new("exposure", event.exposure_id):
                 self._exposures.append(event)
 
     def begun(self, exposure_id: str) -> None:
         """Forget an exposure that a worker has now: it fetches for itself."""
         kept = [event for event in self._exposures if event.exposure_id != exposure_id]
         if len(kept) < len(self._exposures):
-            self._exposures = deque(kept, maxlen=_MOST_WAITING)
+            self._exposures = deque(kept)
 
     def turn(self) -> None:
         """Read pointings, collect what was fetched, and hand out the next."""
@@ -123,7 +132,11 @@ class Prefetcher:
             self._hand_out()
 
     def _poll(self, consumer: Consumer) -> None:
-        message = consumer.poll(0)
+        if self._held_back and len(self._pointings) <= self._limits.waiting // 2:
+            consumer.resume(consumer.assignment())
+            self._held_back = False
+            logger.info("pointings are read again; %d are still waiting", len(self._pointings))
+        message = consumer.poll(0)  # also while nothing is to come: it keeps us in the group
         if message is None:
             return
         error = message.error()
@@ -141,6 +154,15 @@ class Prefetcher:
             return
         if self._is_new("pointing", pointing.pointing_id):
             self._pointings.append(pointing)
+            if len(self._pointings) >= self._limits.waiting:
+                self._hold_back(consumer)
+
+    def _hold_back(self, consumer: Consumer) -> None:
+        """Read no more for now; also of partitions that came since we did so last."""
+        consumer.pause(consumer.assignment())
+        if not self._held_back:
+            logger.info("%d pointings are waiting; no more are read for now", len(self._pointings))
+        self._held_back = True
 
     def _decode(self, value: str | bytes | None) -> Pointing:
         payload = value.encode() if isinstance(value, str) else value
@@ -174,7 +196,9 @@ class Prefetcher:
             return
         task_id = next(self._task_ids)
         self._working[task_id] = (source, name)
-        self._pool.submit(task_id, task, self._limits.seconds + _MARGIN_SECONDS)
+        limits = self._limits
+        seconds = limits.seconds if source == "exposure" else limits.pointing_seconds
+        self._pool.submit(task_id, task, seconds + _MARGIN_SECONDS)
 
     def _collect(self, event: Event) -> None:
         source, name = self._working.pop(event.task_id)
@@ -188,5 +212,7 @@ class Prefetcher:
             result, message, level = event.why, event.message, logging.WARNING
         else:
             result, message, level = "defect", event.traceback, logging.ERROR
+        if result not in ("fetched", "none"):
+            self._seen.pop((source, name), None)  # who sends it again wants it tried again
         self._metrics.prefetches.labels(source, result).inc()
         logger.log(level, "fetched ahead for %s %s: %s: %s", source, name, result, message)

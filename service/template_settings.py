@@ -241,6 +241,14 @@ class TemplateSettings(Section):
         default=True, description="Fetch templates of waiting exposures and of pointings ahead"
     )
 
+    prefetch_seconds: float = Field(
+        default=900.0,
+        gt=0,
+        le=86_400,
+        description="The most time that one provider may take for a pointing, "
+        "for which nobody waits yet",
+    )
+
     @field_validator("path")
     @classmethod
     def _readable(cls, path: str) -> str:
@@ -293,6 +301,11 @@ class TemplateSettings(Section):
     def most_seconds(self) -> float:
         """The most time that all providers may take, one after another."""
         return self.deadline_seconds * len(self.providers)
+
+    def ahead(self, seconds: float | None = None) -> TemplateSettings:
+        """Return the settings for fetching ahead: providers have ``prefetch_seconds``, or these."""
+        patience = self.prefetch_seconds if seconds is None else seconds
+        return self.model_copy(update={"deadline_seconds": patience})
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
     listing = _action(actions, "list", "what is in the cache")
     listing.add_argument("--kind", help="entries of one kind alone")
     listing.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="the last N used (20); 0 shows all"
+        "--limit", type=_count, default=20, metavar="N", help="the last N used (20); 0 shows all"
     )
     show = _action(actions, "show", "all that is known of one entry")
     show.add_argument("id", metavar="ID", help="the beginning of its id is enough")
@@ -62,6 +64,10 @@ def add_parser(subparsers: Any) -> None:
     prefetch.add_argument("--size", type=_size, metavar="WxH", help="pixels of the detector")
     prefetch.add_argument("--pixel-scale", type=float, metavar="ARCSEC", help="of the detector")
     prefetch.add_argument("--jobs", type=_positive, default=4, metavar="N", help="at a time (4)")
+    prefetch.add_argument(
+        "--deadline", type=_seconds, metavar="SECONDS",
+        help="the most time that a provider may take for a field (default: prefetch_seconds)",
+    )  # fmt: skip
 
 
 def _action(actions: Any, name: str, what: str) -> argparse.ArgumentParser:
@@ -85,8 +91,24 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 4096x4096") from None
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds")
+    return seconds
+
+
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
     return int(text)
 
@@ -129,14 +151,13 @@ def _prefetch(args: argparse.Namespace, settings: Any) -> int:
     from service.template_tally import TemplateTally
     from service.templates import make_templates
 
-    logs.configure("WARNING", settings.log.format)
+    # Whoever sits before a progress bar reads lines, whatever the service's log is collected by.
+    logs.configure("WARNING", "human" if sys.stderr.isatty() else settings.log.format)
     width, height = args.size or (None, None)
     fields = read_fields(args.fields, DetectorDefaults(args.band, width, height, args.pixel_scale))
     tally = TemplateTally()
-    source = make_templates(
-        settings.templates, max_pixels=settings.pipeline.max_pixels, observer=tally
-    )
-    chosen = settings.templates
+    chosen = settings.templates.ahead(args.deadline)
+    source = make_templates(chosen, max_pixels=settings.pipeline.max_pixels, observer=tally)
     options = PrefetchOptions(
         jobs=args.jobs,
         min_overlap=settings.pipeline.min_overlap,

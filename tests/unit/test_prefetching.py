@@ -64,10 +64,26 @@ class FakeMessage:
 class FakeConsumer:
     def __init__(self) -> None:
         self.coming: deque[bytes] = deque()
+        self.paused = False
+        self.polls = 0
 
     def poll(self, timeout: float) -> FakeMessage | None:
         assert timeout == 0  # the loop of the service must never wait here
-        return FakeMessage(self.coming.popleft()) if self.coming else None
+        self.polls += 1
+        if self.paused or not self.coming:
+            return None
+        return FakeMessage(self.coming.popleft())
+
+    def assignment(self) -> list[str]:
+        return ["pointings/0"]
+
+    def pause(self, partitions: list[str]) -> None:
+        assert partitions == self.assignment()
+        self.paused = True
+
+    def resume(self, partitions: list[str]) -> None:
+        assert partitions == self.assignment()
+        self.paused = False
 
 
 class FakePool:
@@ -83,7 +99,8 @@ class FakePool:
 
     def submit(self, task_id: int, task: Any, deadline_seconds: float) -> None:
         assert self.idle
-        assert deadline_seconds == 30 + 30  # time to answer when the providers have used theirs up
+        # Time to answer when the providers have used theirs up.
+        assert deadline_seconds == (30 if isinstance(task, ExposureEvent) else 300) + 30
         self.busy = 1
         self.tasks.append((task_id, task))
 
@@ -107,7 +124,7 @@ class Scene:
         self.prefetcher = Prefetcher(
             self.pool,  # type: ignore[arg-type]
             self.metrics,
-            PrefetchLimits(seconds=30, event_bytes=1000),
+            PrefetchLimits(seconds=30, pointing_seconds=300, event_bytes=1000, waiting=4),
             self.consumer,  # type: ignore[arg-type]
         )
 
@@ -153,6 +170,46 @@ def test_what_a_worker_has_begun_is_not_fetched_for() -> None:
     scene.finish()
     scene.finish()
     assert scene.pool.names == ["a", "c"]
+
+
+def test_no_pointing_is_lost_however_many_come_at_once() -> None:
+    scene = Scene()
+    names = [f"p{n}" for n in range(20)]
+    scene.consumer.coming += [pointing(name) for name in names]
+    for _ in range(30):
+        scene.prefetcher.turn()
+        assert scene.prefetcher.waiting <= 4
+    assert scene.pool.names == ["p0"]
+    assert len(scene.consumer.coming) == 20 - 1 - 4
+    assert scene.consumer.polls == 30  # so that the brokers do not take us for dead
+    for _ in range(200):
+        if scene.pool.busy:
+            scene.finish()
+        scene.prefetcher.turn()
+    assert scene.pool.names == names
+
+
+def test_exposures_beyond_the_limit_are_left_to_their_workers() -> None:
+    scene = Scene()
+    scene.prefetcher.expect([exposure(f"e{n}") for n in range(6)])
+    scene.prefetcher.turn()
+    for _ in range(3):
+        scene.finish()
+    assert scene.pool.names == ["e0", "e1", "e2", "e3"]
+    assert scene.count("exposure", "left") == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "times"), [("fetched", 1), ("none", 1), ("unavailable", 2), ("refused", 2)]
+)
+def test_what_failed_is_tried_again_when_it_is_sent_again(result: str, times: int) -> None:
+    scene = Scene()
+    for _ in range(2):
+        scene.consumer.coming.append(pointing("p"))
+        scene.prefetcher.turn()
+        if scene.pool.busy:
+            scene.finish(result)
+    assert scene.pool.names == ["p"] * times
 
 
 def test_what_has_expired_is_left_out() -> None:
@@ -240,7 +297,9 @@ def test_an_exposure_asks_for_its_own_grid(tmp_path: Path) -> None:
     wcs = tangential_grid((150.0, 2.0), SHAPE, 1.1, position_angle=25.0)
     fits.PrimaryHDU(np.ones(SHAPE, np.float32), wcs.to_header()).writeto(path)
     templates = FakeTemplates(found())
-    work = PrefetchWork((tmp_path,), templates, 0.4, TemplateTally(), seconds=120)
+    work = PrefetchWork(
+        (tmp_path,), templates, 0.4, TemplateTally(), seconds=60, pointing_seconds=120
+    )
     done = work(exposure("e", str(path)))
     assert (done.result, done.message) == ("fetched", "fake t1")
     (request,) = templates.asked
@@ -248,7 +307,7 @@ def test_an_exposure_asks_for_its_own_grid(tmp_path: Path) -> None:
     assert request.min_overlap == 0.4
     assert request.exclude == (str(path),)
     assert request.deadline is not None
-    assert 60 < request.deadline.remaining() <= 120
+    assert 30 < request.deadline.remaining() <= 60
     assert request.wcs is not None
     np.testing.assert_allclose(request.wcs.wcs.crval, [150.0, 2.0])
 
@@ -264,7 +323,7 @@ def test_an_exposure_asks_for_its_own_grid(tmp_path: Path) -> None:
 def test_errors_are_answers(error: Exception, result: str) -> None:
     tally = TemplateTally()
     tally.requested("fake", "none")
-    work = PrefetchWork((), FakeTemplates(error), 0.3, tally, seconds=120)
+    work = PrefetchWork((), FakeTemplates(error), 0.3, tally, seconds=60, pointing_seconds=120)
     done = work(decode(pointing("p")))
     assert (done.result, done.message) == (result, str(error))
     assert done.counts.requests["fake", "none"] == 1
@@ -272,14 +331,18 @@ def test_errors_are_answers(error: Exception, result: str) -> None:
 
 def test_providers_of_a_pointing_have_their_time() -> None:
     templates = FakeTemplates(found())
-    PrefetchWork((), templates, 0.3, TemplateTally(), seconds=120)(decode(pointing("p")))
+    PrefetchWork((), templates, 0.3, TemplateTally(), seconds=60, pointing_seconds=120)(
+        decode(pointing("p"))
+    )
     (request,) = templates.asked
     assert request.deadline is not None
     assert 60 < request.deadline.remaining() <= 120
 
 
 def test_an_exposure_outside_the_roots_is_not_opened(tmp_path: Path) -> None:
-    work = PrefetchWork((tmp_path,), FakeTemplates(found()), 0.3, TemplateTally(), seconds=120)
+    work = PrefetchWork(
+        (tmp_path,), FakeTemplates(found()), 0.3, TemplateTally(), seconds=60, pointing_seconds=120
+    )
     done = work(exposure("e", "/etc/passwd"))
     assert done.result == "refused"
     assert "leads out of the allowed folders" in done.message

@@ -9,6 +9,7 @@ import pytest
 from service.settings_loading import SettingsError, load
 from service.settings_report import as_toml
 from service.template_settings import HIPS2FITS, TemplateSettings
+from service.templates import make_templates
 
 
 def said(tmp_path: Path, text: str) -> str:
@@ -92,6 +93,14 @@ def test_providers_have_their_time_before_a_worker_has_used_up_its_own(tmp_path:
         path = tmp_path / "skydelta.toml"
         path.write_text(f"[templates]\n{text}\n")
         load(path)
+
+
+def test_what_is_fetched_ahead_may_take_longer() -> None:
+    settings = TemplateSettings(providers=("directory", "panstarrs"), prefetch_seconds=500.0)
+    assert settings.most_seconds == 120
+    assert settings.ahead().most_seconds == 1000
+    links = make_templates(settings.ahead(7.0), max_pixels=10**6).templates.links
+    assert [link.seconds for link in links] == [7.0, 7.0]
 
 
 def test_only_the_hosts_of_those_who_are_asked_may_be_spoken_to() -> None:
