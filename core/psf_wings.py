@@ -1,4 +1,4 @@
-"""Stars whose cores are saturated, cut out for their wings."""
+"""The wings of a point spread function: how bright they are, and saturated stars that show them."""
 
 from __future__ import annotations
 
@@ -194,7 +194,8 @@ def wing_level(
             continue
         box = (slice(yi - half, yi + half + 1), slice(xi - half, xi + half + 1))
         pixels, sigma, good = data[box], float(np.median(rms[box])), ~bad[box]
-        if min(good[near].mean(), good[far].mean()) > 0.5:
+        told = flux > 0 and sigma > 0  # not in a frame without noise
+        if told and min(good[near].mean(), good[far].mean()) > 0.5:
             means = [_clipped_mean(pixels[part & good], sigma) for part in (near, far)]
             levels.append((means[0] - means[1]) / flux)
             weights.append(flux / sigma)
@@ -213,9 +214,11 @@ def wing_level(
 
 
 def _clipped_mean(pixels: npt.NDArray[np.floating], sigma: float) -> float:
-    if pixels.size == 0:
-        return 0.0
+    """Return the mean of what is within a few sigma of it, from the median on."""
     level = float(np.median(pixels))
     for _ in range(3):
-        level = float(pixels[np.abs(pixels - level) < RING_CLIP * sigma].mean())
+        calm = np.abs(pixels - level) < RING_CLIP * sigma
+        if not calm.any():
+            break
+        level = float(pixels[calm].mean())
     return level

@@ -115,6 +115,13 @@ def test_the_level_of_the_wings_is_measured_whatever_the_sky():
     assert np.mean(levels) == pytest.approx(stamp[near].mean(), rel=0.15)
 
 
+def test_a_frame_without_noise_says_nothing_of_wings():
+    near, _ = ring()
+    data, mask, x, y, flux = field(1)
+    assert wing_level(data, 0 * RMS, mask != 0, (x, y, flux), near) == 0
+    assert wing_level(data, RMS, mask != 0, (x, y, np.full(len(x), np.nan)), near) == 0
+
+
 def test_one_bright_neighbour_does_not_make_a_wing():
     near, _ = ring()
     rng = np.random.default_rng(8)
