@@ -38,7 +38,7 @@ def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
         ``human``, ``json``, or ``auto``: human on a terminal, JSON elsewhere.
     """
     human = style == "human" or (style == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_Stderr())
     handler.setFormatter(_HumanFormatter() if human else _JsonFormatter())
     handler.addFilter(_add_exposure_id)
     root = logging.getLogger()
@@ -47,6 +47,16 @@ def configure(level: str, style: Literal["auto", "human", "json"]) -> None:
     for name in ("core", "service"):
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(True)
+
+
+class _Stderr:
+    """Whatever stderr is now: a progress bar puts itself in its place, to keep lines apart."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _add_exposure_id(record: logging.LogRecord) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +138,51 @@ def test_prefetch_asks_for_every_field(
     }  # fmt: skip
     assert main(command) == 2
     assert "line 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["list", "--limit", "-3"], ["list", "--limit", "x"], ["prefetch", "f.csv", "--deadline", "0"],
+     ["prefetch", "f.csv", "--deadline", "nan"]],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["templates", *options])
+    assert caught.value.code == 2
+    assert f"{options[-1]!r} is no" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    """A stderr that somebody sits before."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_prefetch_speaks_to_people_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restored_logging: None
+) -> None:
+    monkeypatch.setenv("SKYDELTA_TEMPLATES__PATH", str(tmp_path))
+    monkeypatch.setenv("SKYDELTA_TEMPLATES__CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SKYDELTA_LOG__FORMAT", "json")
+    fields = tmp_path / "fields.csv"
+    fields.write_text("name,ra,dec,band,width,height,pixel_scale\nthere,10,20,r,60,60,1\n")
+    before, bar = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stderr", before)
+    assert main(["templates", "prefetch", str(fields), "--deadline", "5"]) == 0
+    monkeypatch.setattr(sys, "stderr", bar)  # as a progress bar does it
+    logging.getLogger("core.templates").warning("an archive is slow")
+    assert bar.getvalue().endswith("WARNING an archive is slow\n")
+    assert "an archive is slow" not in before.getvalue()
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
