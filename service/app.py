@@ -197,8 +197,6 @@ class Service:
 
     def _leave(self, stream: Stream) -> None:
         """Finish what is in hand within the grace period; the rest is handed back unread."""
-        if stream.given_up:
-            return
         stream.drain()
         grace = self._settings.workers.shutdown_grace_seconds
         logger.info("stopping; %d exposures in hand have %g s", stream.in_hand, grace)
@@ -206,8 +204,6 @@ class Service:
         while stream.in_hand and time.monotonic() < end and not self._hurry.is_set():
             self._live()
             stream.turn()
-            if stream.given_up:
-                break
         if stream.in_hand:
             logger.warning("%d exposures are handed back unfinished", stream.in_hand)
 

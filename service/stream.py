@@ -124,7 +124,7 @@ class Stream:
         self._joined = False
         self._refused: str | None = None
         self._schema_away: str | None = None
-        self.given_up = False
+        self._given_up = False
 
     @property
     def why_not_reading(self) -> str | None:
@@ -136,7 +136,12 @@ class Stream:
 
     @property
     def in_hand(self) -> int:
-        """Exposures that a worker has, or that are finished and not yet published."""
+        """Exposures that a worker has, or that are finished and not yet published.
+
+        None, where nothing more may be published, see `BrokersAway`.
+        """
+        if self._given_up:
+            return 0
         return len(self._lanes.jobs(JobState.WORKING)) + len(self._lanes.jobs(JobState.FINISHED))
 
     def subscribe(self) -> None:
@@ -298,7 +303,7 @@ class Stream:
 
     def _publish_finished(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
-            if job.not_before <= time.monotonic() and not self.given_up:
+            if job.not_before <= time.monotonic() and not self._given_up:
                 with logs.about_exposure(job.exposure_id):
                     self._publish(job)
 
@@ -322,7 +327,7 @@ class Stream:
             return
         except BrokersAway as error:
             logger.warning("left to the next process, as the brokers do not answer: %s", error)
-            self.given_up = True
+            self._given_up = True
             return
         self._lanes.done_with(job)
         self._metrics.committed(

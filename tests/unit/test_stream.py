@@ -782,7 +782,7 @@ def test_after_brokers_that_do_not_answer_nothing_more_is_published() -> None:
         scene.pool.finish(name)
     scene.stream.drain()
     scene.turn(1)
-    assert scene.stream.given_up
+    assert scene.stream.in_hand == 0
     scene.consumer.rebalance("revoke", 0, 1)
     scene.turn()
     assert scene.publisher.commits == []
