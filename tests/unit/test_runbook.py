@@ -82,30 +82,39 @@ def _with_holes(format: str) -> str:
 
 def is_written(line: str) -> bool:
     """Say whether the source writes such a line: some of its texts, one after another."""
-    words = line.replace(_GAP, f" {_GAP} ").split()
+    words = tuple(line.replace(_GAP, f" {_GAP} ").split())
     pieces = _pieces(words)
     if len(pieces) == 1 and any(text.startswith(pieces[0]) for text in texts()):
         return True  # short, but all that is known of the line
-    return bool(pieces) and _are_written(tuple(words))
+    return bool(pieces) and _are_written(words, after_a_gap=False)
 
 
 @cache
-def _are_written(words: tuple[str, ...]) -> bool:
+def _are_written(words: tuple[str, ...], *, after_a_gap: bool) -> bool:
     """Say so of what is left of a line, the longest text first."""
-    ends = range(len(words), 0, -1)
-    return not words or any(_in_one_text(words[:end]) and _are_written(words[end:]) for end in ends)
+    return not words or any(
+        _in_one_text(words[:end], after_a_gap, words[end:][:1] == (_GAP,))
+        and _are_written(words[end:], after_a_gap=words[end - 1] == _GAP)
+        for end in range(len(words), 0, -1)
+    )
 
 
-def _in_one_text(words: Sequence[str]) -> bool:
-    """Say whether one text of the source holds the words in order, and they are enough."""
+def _in_one_text(words: Sequence[str], after_a_gap: bool, before_a_gap: bool) -> bool:
+    """Say whether one text of the source holds the words in order, and they are enough.
+
+    Where no gap is before or behind them, the text must begin or end there, or have a hole.
+    """
     pieces = _pieces(words)
-    if not pieces:
-        return True
-    if len(pieces) == 1 and pieces[0] in _FILLED_IN:
+    if not pieces or (len(pieces) == 1 and pieces[0] in _FILLED_IN):
         return True
     if sum(letter.isalpha() for piece in pieces for letter in piece) < _LEAST_LETTERS:
         return False
-    pattern = re.compile(".*".join(rf"(?<!\w){re.escape(piece)}(?!\w)" for piece in pieces), re.S)
+    found = ".*".join(rf"(?<!\w){re.escape(piece)}(?!\w)" for piece in pieces)
+    if not after_a_gap and words[0] != _GAP:
+        found = rf"(?:^|{_HOLE})\W*{found}"
+    if not before_a_gap and words[-1] != _GAP:
+        found = rf"{found}\W*(?:$|{_HOLE})"
+    pattern = re.compile(found, re.S)
     return any(pattern.search(text) for text in texts() if all(piece in text for piece in pieces))
 
 
@@ -140,6 +149,7 @@ def test_quoted_line_is_written_by_the_code(line: str) -> None:
 def test_line_that_nobody_writes_is_told_from_those_that_are() -> None:
     assert is_written("worker … did not … within … s and was stopped…; starting another")
     assert not is_written("worker … did not … in … s and was stopped…; starting another")
+    assert not is_written("worker … did not … within … s and was ended in the stage …")
     assert not is_written("starting another; …did not finish within")
     assert not is_written(_GAP)
 
