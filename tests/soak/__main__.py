@@ -25,6 +25,7 @@ from tests.soak.family import Use, use_of
 
 PARTITIONS = 4
 GROWTH = 1.1
+STALLED = 120.0  # seconds
 WARM_UP = 0.2  # of the time
 SMALL = SurveySettings(
     n_exposures=10, shape=(512, 512), star_density=3000.0, n_transients=5, n_variables=0,
@@ -68,9 +69,7 @@ class Soak:
         self._service.start()
         try:
             self._keep_sending()
-            deadline = time.monotonic() + 120
-            while len(self._statuses()) < len(self._sent) and time.monotonic() < deadline:
-                time.sleep(1)
+            self._wait_for_the_rest()
             faults = self._faults()
             status = self._service.stop()
             return [*faults, *([f"the service left with status {status}"] if status else [])]
@@ -87,6 +86,15 @@ class Soak:
                 self._report(minute)
                 minute += 1
             time.sleep(0.05)
+
+    def _wait_for_the_rest(self) -> None:
+        """Wait as long as there is progress."""
+        done, since = 0, time.monotonic()
+        while done < len(self._sent) and time.monotonic() - since < STALLED:
+            time.sleep(1)
+            now_done = len(self._statuses())
+            if now_done > done:
+                done, since = now_done, time.monotonic()
 
     def _send(self) -> None:
         number = len(self._sent)
