@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from service.blocking_call import BlockingCall
 from service.broker_advice import in_words
 from service.messages import OutMessage
-from service.publisher import BrokersAway, ProducerFailed, Publisher, error_of, not_published
+from service.publisher import (
+    CALL_SECONDS,
+    BrokersAway,
+    ProducerFailed,
+    Publisher,
+    error_of,
+    not_published,
+)
+
+_LOOK_SECONDS = 0.1  # between two looks at whether a stop is asked for
 
 
 class ExactlyOncePublisher(Publisher):
@@ -58,6 +68,19 @@ class ExactlyOncePublisher(Publisher):
                 raise self._after(error, failures) from exception
             # Neither done nor abortable: the broker may have committed it, or may yet.
             raise ProducerFailed(f"the commit is in doubt: {in_words(error)}") from exception
+
+    def _call(self, function: Callable[[], None], what: str) -> None:
+        """Make it in a thread of its own, as it may block for as long as the brokers are away."""
+        call = BlockingCall(function)
+        stop_heard = None
+        while not call.ended(_LOOK_SECONDS):
+            self._waiting()
+            self.serve()
+            if self._stopped():
+                stop_heard = stop_heard or time.monotonic()
+                if time.monotonic() - stop_heard > CALL_SECONDS:
+                    raise BrokersAway(f"{what}: the client waits for them")
+        call.check()
 
     def _after(self, error: KafkaError, failures: list[KafkaError]) -> Exception:
         """Abort the transaction, unless the producer is beyond that; return what to raise."""

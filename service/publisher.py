@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -183,7 +184,8 @@ class Publisher(ABC):
         """Repeat a call while its error is one that passes, and there is time."""
         while True:
             try:
-                call(max(0.1, min(CALL_SECONDS, end - time.monotonic())))
+                seconds = max(0.1, min(CALL_SECONDS, end - time.monotonic()))
+                self._call(partial(call, seconds), what)
                 return
             except KafkaException as exception:
                 error = error_of(exception)
@@ -195,6 +197,10 @@ class Publisher(ABC):
                 self._messages.error(error)
                 self._waiting()
                 time.sleep(0.1)
+
+    def _call(self, function: Callable[[], None], what: str) -> None:
+        """Make a call that may block; ``what`` says how things stand should a stop end it."""
+        function()
 
 
 def error_of(exception: KafkaException) -> KafkaError:

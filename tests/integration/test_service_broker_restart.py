@@ -101,7 +101,7 @@ def test_stop_is_heard_while_the_brokers_are_away(
     service.until(lambda: "(_TRANSPORT)" in service.log, "telling of the brokers")
     began = time.monotonic()
     assert service.stop() == 0
-    assert time.monotonic() - began < 20  # two calls of 5 s, and the leaving itself
+    assert time.monotonic() - began < 45  # some 10 s, where there is little else to do
     assert "left to the next process" in service.log
 
     own_broker.start()

@@ -1,11 +1,13 @@
 """The transaction's errors: which are retried, which abort it, which end the process."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from service.blocking_call import BlockingCall
 from service.client_messages import ClientMessages
 from service.exactly_once import ExactlyOncePublisher
 from service.messages import OutMessage
@@ -187,6 +189,33 @@ def test_stop_ends_the_wait_for_an_abort() -> None:
     producer = FakeProducer(offsets=[ABORTABLE], abort=[PASSING] * 100)
     with pytest.raises(BrokersAway, match="nothing of it"):
         publish(producer, stopped=lambda: True)
+
+
+@pytest.mark.parametrize("call", ["send_offsets_to_transaction", "commit_transaction"])
+def test_stop_is_heard_while_a_call_does_not_return(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As librdkafka does when the group's coordinator is away, whatever its timeout."""
+    monkeypatch.setattr("service.exactly_once.CALL_SECONDS", 0.3)
+    producer = FakeProducer()
+    released = threading.Event()
+    monkeypatch.setattr(producer, call, lambda *_: released.wait(30) and None)
+    try:
+        with pytest.raises(BrokersAway, match="the client waits"):
+            publish(producer, stopped=lambda: True)
+    finally:
+        released.set()
+    assert "poll" in producer.calls  # and the client can say why meanwhile
+
+
+def test_failure_that_is_not_kafkas_is_not_taken_for_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    call = BlockingCall(lambda: [][0])  # type: ignore[arg-type]
+    assert call.ended(10)
+    with pytest.raises(RuntimeError, match="in its thread"):
+        call.check()
 
 
 def test_stop_does_not_disturb_brokers_that_answer() -> None:
