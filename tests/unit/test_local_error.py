@@ -51,6 +51,14 @@ def test_one_variable_star_is_no_error(stars):  # noqa: F811
     assert local_error(data, variance, light) is None
 
 
+def test_a_region_of_which_most_has_faded_is_no_error(stars):  # noqa: F811
+    _, _, _, light, variance = stars
+    faded = noise_of(variance, 3) - misfit(light, 1.0)
+    assert local_error(faded, variance, light) is None
+    brighter = noise_of(variance, 3) + misfit(light, 0.6)
+    assert local_error(brighter, variance, light) is None
+
+
 def test_masked_pixels_and_empty_frames_say_nothing(stars):  # noqa: F811
     x, y, _, light, variance = stars
     data, mask = noise_of(variance, 4), CLEAR.copy()
