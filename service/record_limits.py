@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from concurrent.futures import Future
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from service.broker_advice import in_words
@@ -19,7 +19,7 @@ from service.broker_advice import in_words
 logger = logging.getLogger(__name__)
 
 _PROPERTY = "max.message.bytes"
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 5.0  # a stop is heard after this
 _BATCH_BYTES = 1_000_000  # librdkafka's own
 
 
@@ -64,11 +64,12 @@ class RecordLimits:
             try:
                 value = answer.result(2 * _ANSWER_SECONDS)[_PROPERTY].value
                 self._said[resource.name] = int(value)
-            except KafkaException as exception:
+            except (KafkaException, TimeoutError) as exception:
+                error = exception.args[0] if exception.args else "no answer"
+                why = in_words(error) if isinstance(error, KafkaError) else error
                 logger.info(
                     "%s of %s is not known, %s bytes are taken: %s",
-                    _PROPERTY, resource.name, self._said[resource.name],
-                    in_words(exception.args[0]),
+                    _PROPERTY, resource.name, self._said[resource.name], why,
                 )  # fmt: skip
             else:
                 if self._said[resource.name] < self._most:
