@@ -235,7 +235,8 @@ class TemplateSettings(Section):
     )
     keep_projected: bool = Field(
         default=False,
-        description="Keep projected templates too; for exposures whose WCS repeats exactly",
+        description="Keep projected templates too; "
+        "for exposures whose pixels repeat to 0.01 of one",
     )
     prefetch: bool = Field(
         default=True, description="Fetch templates of waiting exposures and of pointings ahead"

@@ -19,7 +19,7 @@ from core.errors import (
 from core.templates.filling import WHOLE, Filling, bare_request, filled, mismatch
 from core.templates.index import Frame
 from core.templates.observer import RequestResult, Silent, TemplateObserver
-from core.templates.projected import grid_fingerprint
+from core.templates.shared_grids import grid_fingerprint
 from core.templates.template import (
     Identifying,
     Keeping,

@@ -1,6 +1,7 @@
 """Templates on the pixel grids of repeated pointings, kept with all that was measured on them.
 
-What is kept is determined by the template, the grid, and the code that projects it. The stars of
+What is kept is determined by the template, the grid (to a hundredth of a pixel, see
+`core.templates.shared_grids`), and the code that makes and projects it. The stars of
 each exposure are compared with those that are kept: what is left of the shift belongs to the
 matching kernel while it is below half a pixel; if it is more, the template is projected anew.
 """
@@ -17,11 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from astropy.wcs import WCS
 
-from core.celestial import to_icrs
 from core.errors import NoTemplate
 from core.exposure import TemplateFacts
 from core.image import ExposureFacts, Image
@@ -30,17 +29,36 @@ from core.stars import SourceList
 from core.templates.arrayfile import read_arrays, write_arrays
 from core.templates.cache import CacheKey, FileCache, LockTimeout
 from core.templates.matching import GriddedTemplate, Projection, project
+from core.templates.shared_grids import grid_fingerprint, shared_fingerprint
 from core.templates.template import Identifying, Template, TemplateProvider, TemplateRequest
 
 Timed = Callable[[str], AbstractContextManager[None]]
 OnFound = Callable[[TemplateFacts, Sequence[str]], None]
 
 KIND = "projected"
-_GRID_POINTS = 17
-# What is kept depends on these and on all that they import; when any changes, it is made anew.
-_PROJECTING = ("core.templates.matching", "core.templates.arrayfile", "core.templates.projected")
+# What is kept depends on these and on all that they import, that is on the pixels that providers
+# make and on what is done with them; when any changes, it is made anew. They are named and not
+# imported: what makes templates need not know who keeps them, nor the other way round.
+_PRODUCING = (
+    "core.templates.matching",
+    "core.templates.arrayfile",
+    "core.templates.projected",
+    "core.templates.chain",
+    "core.templates.directory",
+    "core.templates.hips.provider",
+    "core.templates.cells.survey",
+    "core.templates.panstarrs",
+    "core.templates.legacysurvey",
+    "core.templates.star_mask",
+    "core.templates.single",
+)
 _IMPORT = re.compile(r"^\s*from (core[.\w]*) import", re.MULTILINE)
-_NOT_PROJECTING = ("core.subtraction", "core.templates.cache", "core.templates.template")
+_NOT_PRODUCING = (
+    "core.subtraction",
+    "core.templates.cache",
+    "core.templates.fetching",
+    "core.templates.template",
+)
 
 
 @dataclass(frozen=True)
@@ -105,10 +123,11 @@ def template_on_grid(
         return search.fresh()
     with timed("template"):
         identity = search.identify()
+        grid = shared_fingerprint(cache, request.wcs, request.shape) if identity else None
     for _ in range(3):  # as it is expected to be, as it is, and anew where it does not fit
         if not identity:
             break
-        key = key_of(identity, request)
+        key = key_of(identity, request, grid)
         try:
             with ExitStack() as stage:
                 stage.enter_context(timed("template"))
@@ -136,44 +155,44 @@ def template_on_grid(
     return search.fresh()
 
 
-def key_of(identity: tuple[str, ...], request: TemplateRequest) -> CacheKey:
-    """Return what a projected template is kept under: template, grid, band, and our own code."""
+def key_of(
+    identity: tuple[str, ...], request: TemplateRequest, grid: str | None = None
+) -> CacheKey:
+    """Return what a projected template is kept under: template, grid, band, and our own code.
+
+    Parameters
+    ----------
+    identity : tuple of str
+        Of the template.
+    request : TemplateRequest
+    grid : str, optional
+        Fingerprint of a grid that agrees with that of the request; by default its own.
+    """
     assert request.wcs is not None
     ny, nx = request.shape
-    grid = grid_fingerprint(request.wcs, request.shape)
+    if grid is None:
+        grid = grid_fingerprint(request.wcs, request.shape)
     parts = (code_fingerprint(), grid, f"{nx} x {ny}", request.band or "", *identity)
     return CacheKey(KIND, parts, ".arrays")
 
 
-def grid_fingerprint(wcs: WCS, shape: tuple[int, int]) -> str:
-    """Return what tells a pixel grid on the sky from others: where 17 x 17 of its points lie.
-
-    Headers are of no use for it: they hold the time of the exposure too. Positions are rounded to
-    1e-10 degrees.
-    """
-    ny, nx = shape
-    x, y = np.meshgrid(np.linspace(0, nx - 1, _GRID_POINTS), np.linspace(0, ny - 1, _GRID_POINTS))
-    sky = np.round(np.stack(to_icrs(wcs, x, y)), 10) + 0.0
-    return hashlib.sha256(sky.astype("<f8").tobytes()).hexdigest()
-
-
 @lru_cache(maxsize=1)
 def code_fingerprint() -> str:
-    """Return what tells this version of the code that projects from others."""
+    """Return what tells this version of the code that makes what is kept from others."""
     digest = hashlib.sha256()
-    for name, source in sorted(projecting_code().items()):
+    for name, source in sorted(producing_code().items()):
         digest.update(b"%s %d " % (name.encode(), len(source)))
         digest.update(source)
     return digest.hexdigest()
 
 
-def projecting_code() -> dict[str, bytes]:
+def producing_code() -> dict[str, bytes]:
     """Return the source of all modules on which a projected template depends, by name."""
     code: dict[str, bytes] = {}
-    waiting = list(_PROJECTING)
+    waiting = list(_PRODUCING)
     while waiting:
         name = waiting.pop()
-        if name in code or name.startswith(_NOT_PROJECTING):
+        if name in code or name.startswith(_NOT_PRODUCING):
             continue
         spec = importlib.util.find_spec(name)
         assert spec is not None

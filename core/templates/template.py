@@ -66,9 +66,9 @@ class Template:
         Index into ``sources`` of what contributes most to each pixel; the largest number of the
         type where nothing does. None where there is a single source.
     identity : tuple of str
-        All that determines the pixels: names of files with their sizes and times of change, or
-        survey, release and cells. Empty where it is not known; what is projected of such a
-        template is not kept.
+        All that determines the pixels but the grid of the request: names of files with their sizes
+        and times of change, or survey and release. Empty where it is not known; what is projected
+        of such a template is not kept.
     """
 
     image: Image

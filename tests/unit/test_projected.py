@@ -3,10 +3,12 @@
 import dataclasses
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import core.templates
 from core.deadline import Deadline
 from core.errors import InputUnavailable, NoTemplate, NotInArchive
 from core.exposure import TemplateFacts
@@ -18,7 +20,7 @@ from core.templates.cache import NoCache, TemplateCache
 from core.templates.cache.layout import Place
 from core.templates.cache.locks import exclusive
 from core.templates.matching import to_science_grid
-from core.templates.projected import key_of, projecting_code, template_on_grid
+from core.templates.projected import key_of, producing_code, template_on_grid
 from core.templates.template import Template, TemplateRequest
 from tests.unit.test_matching import on_template, star_field, wcs_of
 
@@ -203,7 +205,7 @@ def change_template(template, first):
 def change_grid(template, first):
     image, sources = first
     wcs = image.wcs.deepcopy()
-    wcs.wcs.crpix[0] += 0.001
+    wcs.wcs.crpix[0] += 0.02
     return Given(template), (replace(image, wcs=wcs), sources)
 
 
@@ -223,6 +225,48 @@ def test_it_is_kept_for_what_it_was_made_of_and_for(template, first, cache, chan
     assert cache.statistics().kinds["projected"].entries == 2
 
 
+def solved_anew(image, shift=0.0, turn=0.0):
+    """Return an image whose WCS differs by a shift (pixels) and a turn (pixels at the corners)."""
+    wcs = image.wcs.deepcopy()
+    angle = turn / np.hypot(*image.shape) * 2
+    wcs.wcs.cd = wcs.pixel_scale_matrix @ [
+        [np.cos(angle), -np.sin(angle)],
+        [np.sin(angle), np.cos(angle)],
+    ]
+    wcs.wcs.crpix = wcs.wcs.crpix + shift
+    return replace(image, wcs=wcs)
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"shift": 1e-5}, True),
+        ({"shift": 0.005}, True),
+        ({"turn": 0.006}, True),
+        ({"shift": 0.01}, False),
+        ({"turn": 0.02}, False),
+    ],
+)
+def test_grids_that_agree_share_what_is_kept(template, first, cache, change, kept):
+    image, sources = first
+    before = placed(Given(template), first, cache)
+    again = solved_anew(image, **change)
+    after = placed(Given(template), (again, sources), cache)
+    assert after.kept == kept
+    assert after.gridded.image.wcs is again.wcs
+    if kept:  # for the same exposure nothing is measured that differs
+        np.testing.assert_array_equal(after.gridded.image.data, before.gridded.image.data)
+
+
+def test_grids_do_not_drift_away_step_by_step(template, first, cache):
+    image, sources = first
+    found = [
+        placed(Given(template), (solved_anew(image, 0.005 * step), sources), cache).kept
+        for step in range(4)
+    ]
+    assert found == [False, True, False, True]  # 0, 0.007 of it; 0.014, 0.007 of that
+
+
 def test_code_that_changed_makes_it_anew(template, first, cache, monkeypatch):
     placed(Given(template), first, cache)
     monkeypatch.setattr("core.templates.projected.code_fingerprint", lambda: "of tomorrow")
@@ -230,11 +274,23 @@ def test_code_that_changed_makes_it_anew(template, first, cache, monkeypatch):
 
 
 def test_the_code_that_counts_is_what_a_projection_imports():
-    code = projecting_code()
+    code = producing_code()
     assert {"core.templates.matching", "core.resample", "core.psf", "core.stars"} <= set(code)
     assert {"core.noise", "core.registration", "core.pixel_mapping", "core.image"} <= set(code)
     assert not any(name.startswith(("core.subtraction", "core.templates.cache")) for name in code)
     assert b"def resample(" in code["core.resample"]
+
+
+def test_the_code_that_counts_is_all_that_makes_templates():
+    code = producing_code()
+    folder = Path(core.templates.__file__).parent
+    functions = {"image", "survey_image", "masking", "pixel_grid", "swarp", "bit_projection"}
+    makes_none = {*functions, "warming", "siblings", "__init__", "template"}
+    for package in ("", "cells", "mosaic", "hips"):
+        for file in (folder / package).glob("*.py"):
+            name = ".".join(["core.templates", *filter(None, [package]), file.stem])
+            if file.stem not in makes_none:
+                assert name in code, name
 
 
 def test_a_provider_that_gives_another_than_it_said(template, first, cache):
@@ -243,7 +299,7 @@ def test_a_provider_that_gives_another_than_it_said(template, first, cache):
     assert placed(provider, first, cache).kept  # found by what it is, though it had to be read
     assert provider.reads == 2
     assert placed(Given(template), first, cache).kept
-    assert cache.statistics().entries == 1
+    assert cache.statistics().kinds["projected"].entries == 1
 
 
 def test_a_provider_that_cannot_say_is_asked(template, first, cache):
@@ -267,7 +323,7 @@ def test_that_there_is_none_is_not_remembered_here(template, first, cache):
 
     with pytest.raises(NotInArchive, match="a hole"):
         placed(Empty(template), first, cache)
-    assert cache.statistics().entries == 0
+    assert "projected" not in cache.statistics().kinds
     assert not placed(Given(template), first, cache).kept
 
     class Away(Given):

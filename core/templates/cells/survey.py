@@ -31,12 +31,12 @@ from core.templates.epochs import Epochs, as_facts
 from core.templates.fetching.archive_files import ArchiveFiles
 from core.templates.index import Frame
 from core.templates.mosaic.mosaicking import mosaic
+from core.templates.shared_grids import grid_fingerprint
 from core.templates.template import Template, TemplateRequest
 
 BoolArray = npt.NDArray[np.bool_]
 
 _CHECKS = 33  # places along each axis of a frame at which its coverage is checked
-_VERSION = "1"  # of how cells become one image
 _TOLERATED = 0.125  # how much finer than half the exposure's pixels a template may be
 _REMEMBERED = 1000  # pointings with missing cells
 _ROUNDS = 6  # of asking again where something is not covered
@@ -163,13 +163,13 @@ class SurveyTemplates:
         frame, band, bins = self._understood(request)
         deadline = request.deadline or Deadline.never()
         found = self.collect(frame, band, deadline, bins=bins, keep_bits=False)
-        identity = self._identity(frame, band, bins)
+        place = self._place(frame, band, bins)
         if found.missing:
             if len(self._incomplete) >= _REMEMBERED:
                 self._incomplete.clear()
-            self._incomplete[identity] = tuple(sorted(found.missing))
+            self._incomplete[place] = tuple(sorted(found.missing))
         else:
-            self._incomplete.pop(identity, None)
+            self._incomplete.pop(place, None)
         wcs, shape = native_grid(found.cells, frame)
         made = mosaic(
             [cell.image for cell in found.cells],
@@ -201,7 +201,7 @@ class SurveyTemplates:
             facts,
             sources=made.sources,
             origin=made.origin,
-            identity=self._expected(identity),
+            identity=self._identity(frame, band, bins),
         )
 
     def identify(self, request: TemplateRequest) -> tuple[str, ...]:
@@ -219,7 +219,7 @@ class SurveyTemplates:
         refusal = self._refusal(frame, band)
         if refusal:
             raise NoTemplate(refusal)
-        return self._expected(self._identity(frame, band, bins))
+        return self._identity(frame, band, bins)
 
     def is_kept(self, request: TemplateRequest) -> bool:
         """Return whether nothing is to be fetched for a template; see `Keeping`.
@@ -372,16 +372,15 @@ class SurveyTemplates:
         return frame, self._band(request.band), bins
 
     def _identity(self, frame: Frame, band: str, bins: int) -> tuple[str, ...]:
-        # The survey does not change, so that the place determines the pixels.
-        corners = np.round(np.concatenate(grid_places(frame, 3)), 8)
-        place = ",".join(f"{value:.8f}" for value in corners)
-        return (*self.survey.identity, _VERSION, band, f"bins {bins}", place)
-
-    def _expected(self, identity: tuple[str, ...]) -> tuple[str, ...]:
-        missing = self._incomplete.get(identity)
+        # The survey does not change, so that the grid of the exposure determines the pixels.
+        identity = (*self.survey.identity, band, f"bins {bins}")
+        missing = self._incomplete.get(self._place(frame, band, bins))
         if not missing:
             return identity
         return (*identity, f"day {int(time.time() // 86_400)}", *missing)
+
+    def _place(self, frame: Frame, band: str, bins: int) -> tuple[str, ...]:
+        return band, f"bins {bins}", grid_fingerprint(frame.wcs, frame.shape)
 
     def _refusal(self, frame: Frame, band: str) -> str | None:
         refusal = self.survey.refusal(frame, band) or self._too_large(frame)
