@@ -133,21 +133,56 @@ def test_binned_fluxes_and_variances_add_up():
 
 
 def test_bins_make_up_for_a_few_missing_pixels_only():
-    """Four of nine pixels: the others stand for them. Five of nine: there is nothing."""
+    """One of nine pixels: the others stand for it. Two of nine: there is nothing."""
     crpix = made_cell().image.wcs.wcs.crpix
     row, column = (int(np.floor(crpix[axis] - 1)) % 3 for axis in (1, 0))
-    nine = [(y, x) for y in range(3) for x in range(3)]
-    few = [(row + 30 + y, column + 60 + x) for y, x in nine[:4]]
-    many = [(row + 60 + y, column + 30 + x) for y, x in nine[:5]]
+    few = [(row + 30, column + 60)]
+    many = [(row + 60, column + 30), (row + 61, column + 30)]
     bits = [(row + 32, column + 62, 0x20), (row + 91, column + 90, 0x1000)]
     small = binned(made_cell(missing=few + many, bits=bits), 3, LAYOUT)
     assert small.image.data[10, 20] == 9
-    assert small.image.variance[10, 20] == 18
+    assert small.image.variance[10, 20] == pytest.approx(81 * 2 / 8)
     assert small.image.mask[10, 20] == MaskBit.SATURATED
     assert small.image.mask[20, 10] == MaskBit.NO_DATA
     assert small.bits[30, 30] == 0x1000
     assert np.count_nonzero(small.image.mask) == 2  # STARCORE is no defect
     assert np.isfinite(small.image.data).all()
+
+
+def cell_with(flag, places):
+    values = np.zeros(SHAPE, np.int32)
+    pixels = np.ones(SHAPE, np.float32)
+    for row, column in places:
+        values[row, column], pixels[row, column] = flag, 1e6
+    cell = made_cell(data=pixels)
+    return replace(
+        cell, image=replace(cell.image, mask=PANSTARRS.decoded(values)), bits=values | 0x1000
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "bins", "flagged"),
+    [
+        ("BLANK", 1, 3, 0),
+        ("BLANK", 1, 2, 1),
+        ("BLANK", 3, 5, 0),
+        ("BLANK", 4, 5, 1),
+        ("SAT", 1, 5, 1),
+    ],
+)
+def test_flagged_pixels_cost_a_bin_by_their_share(name, count, bins, flagged):
+    crpix = made_cell().image.wcs.wcs.crpix
+    row, column = (int(np.floor(crpix[axis] - 1)) % bins for axis in (1, 0))
+    places = [(row + 10 * bins, column + 10 * bins + k) for k in range(count)]
+    small = binned(cell_with(PANSTARRS.values[name], places), bins, LAYOUT)
+    assert np.count_nonzero(small.image.mask) == flagged
+    value = PANSTARRS.values[name] if flagged else 0
+    assert small.bits[10, 10] == value | 0x1000
+    # The bad pixels' own value is never in it.
+    if small.image.mask[10, 10] & MaskBit.NO_DATA == 0:
+        assert small.image.data[10, 10] == pytest.approx(bins**2)
+        expected = 2.0 * bins**4 / (bins**2 - count)
+        assert small.image.variance[10, 10] == pytest.approx(expected, rel=1e-5)
 
 
 def test_bins_of_neighbours_fall_onto_each_other():

@@ -25,13 +25,19 @@ from core.templates.cells.cell import (
     stated_epochs,
 )
 
+_BAD_SHARE = 0.125  # of the pixels of a bin, for which the others make up: one of nine
+
 
 def binned(cell: CellImage, bins: int, layout: CellFormat) -> CellImage:
     """Return a cell with ``bins`` x ``bins`` pixels made one.
 
-    Fluxes add up (so that the zero point stays), and so do their variances. Missing pixels are made
-    up for by the others of their bin where those are the majority; the bits of all are kept. Bins
-    begin at the reference pixel, so that the bins of all cells of one projection lie on one grid.
+    Fluxes add up (so that the zero point stays), and so do their variances. Bad pixels never enter
+    the sums. Where they are no more than an eighth of a bin the others make up for them, and the
+    bin is good; its variance is that much larger. Elsewhere, and wherever a pixel is saturated, the
+    bin takes over their bits; its value is still that of the others where those are the majority,
+    and none where too many are missing.
+    The bits that are no defects are all kept. Bins begin at the reference pixel, so that the bins
+    of all cells of one projection lie on one grid.
     """
     image = cell.image
     assert cell.bits is not None
@@ -49,16 +55,27 @@ def binned(cell: CellImage, bins: int, layout: CellFormat) -> CellImage:
     def blocks(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         return plane[box].reshape(counts[0], bins, counts[1], bins)
 
+    pixels = bins * bins
+    good = blocks(image.mask == 0)
     there = blocks((image.mask & MaskBit.NO_DATA) == 0)
-    number = there.sum(axis=(1, 3))
-    part = np.float32(bins * bins) / np.maximum(number, 1)
-    enough = number * 2 > bins * bins
-    sums = [
-        np.where(enough, (np.where(there, blocks(plane), 0).sum(axis=(1, 3)) * part), np.nan)
+    number = good.sum(axis=(1, 3))
+    saturated = blocks((image.mask & MaskBit.SATURATED) != 0).any(axis=(1, 3))
+    lost = ((pixels - number) > _BAD_SHARE * pixels) | saturated
+    # A flagged value is better than none where there are few good ones: it only has to be smooth.
+    use = np.where((number * 2 > pixels)[:, None, :, None], good, there)
+    used = use.sum(axis=(1, 3))
+    part = (np.float32(pixels) / np.maximum(used, 1)).astype(np.float32)
+    missing = pixels - there.sum(axis=(1, 3))
+    enough = (used * 2 > pixels) & (missing <= _BAD_SHARE * pixels)
+    data, variance = (
+        np.where(enough, np.where(use, blocks(plane), 0).sum(axis=(1, 3)) * part, np.nan)
         for plane in (image.data, image.variance)
-    ]
-    bits = np.bitwise_or.reduce(np.bitwise_or.reduce(blocks(cell.bits), 3), 1)
-    small = as_image(sums[0].astype(np.float32), sums[1].astype(np.float32), bits, layout)
+    )
+    variance *= part
+    # Bits that are no defects are all kept, those of bad pixels where their bin is lost.
+    kept = np.where(good | lost[:, None, :, None], blocks(cell.bits), 0)
+    bits = np.bitwise_or.reduce(np.bitwise_or.reduce(kept, 3), 1)
+    small = as_image(data.astype(np.float32), variance.astype(np.float32), bits, layout)
     facts = image.facts
     return replace(
         cell,

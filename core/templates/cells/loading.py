@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 # whole in memory.
 _READING = threading.Lock()
 
-_BINNED_VERSION = "2"  # of how a binned cell is made; part of the key under which it is kept
+_BINNED_VERSION = "3"  # of how a binned cell is made; part of the key under which it is kept
 
 
 @dataclass(frozen=True)
