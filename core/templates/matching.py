@@ -15,9 +15,12 @@ from core.psf import PSFModel, measure_psf
 from core.registration import Places, Registration, register
 from core.resample import resample
 from core.stars import SourceList, find_sources, select_saturated, select_stars
+from core.tangent import FloatArray
 from core.templates.template import Template
 
 MARGIN = 40  # pixels of the template kept around the exposure
+_LATTICE = 17  # places along each axis of the exposure, at which the template is looked for
+_TORN = 4.0  # times the median step from one to the next: there is a pole or an edge of the map
 KERNEL_SHIFT = 0.5  # pixels per axis that are left to the matching kernel
 
 
@@ -129,7 +132,7 @@ def project(
     template: Template, science: Image, science_sources: SourceList, *, threads: int = 1
 ) -> tuple[Projection, Registration]:
     """Do the work of `to_science_grid`; return what can serve other exposures, and the shift."""
-    native = template.image if template.on_grid else _cropped(template.image, science)
+    native = template.image if template.on_grid else cropped(template.image, science)
     sky = measure_sky(native)
     native = with_noise(native, sky)
     native = replace(native, data=native.data - sky.level)
@@ -223,7 +226,20 @@ def _moved_by_pixels(image: Image, dx: int, dy: int) -> Image:
     return replace(image, data=data, mask=mask, variance=variance)
 
 
-def _cropped(image: Image, science: Image) -> Image:
+def _torn(x: FloatArray, y: FloatArray) -> bool:
+    """Return whether neighbouring places of a lattice are far apart on the template somewhere.
+
+    A pole, or the edge of an all-sky map, lies in the frame or next to it then, and the frame is no
+    single piece of the template.
+    """
+    steps = np.concatenate(
+        [np.hypot(np.diff(x, axis=axis), np.diff(y, axis=axis)).ravel() for axis in (0, 1)]
+    )
+    steps = steps[np.isfinite(steps)]
+    return bool(steps.size and steps.max() > _TORN * np.median(steps))
+
+
+def cropped(image: Image, science: Image) -> Image:
     """Cut a template to the exposure's surroundings, so that its cost does not follow its size.
 
     Raises
@@ -234,15 +250,14 @@ def _cropped(image: Image, science: Image) -> Image:
     if image.wcs is None or science.wcs is None:
         return image
     ny, nx = science.shape
-    edge_x = np.r_[
-        np.linspace(0, nx - 1, 9), np.linspace(0, nx - 1, 9), np.zeros(9), np.full(9, nx - 1)
-    ]
-    edge_y = np.r_[
-        np.zeros(9), np.full(9, ny - 1), np.linspace(0, ny - 1, 9), np.linspace(0, ny - 1, 9)
-    ]
-    x, y = from_icrs(image.wcs, *to_icrs(science.wcs, edge_x, edge_y))
+    # All over the frame: what lies farthest out on the template need not be at the frame's edge.
+    columns, rows = np.linspace(0, nx - 1, _LATTICE), np.linspace(0, ny - 1, _LATTICE)
+    lattice = [plane.ravel() for plane in np.meshgrid(columns, rows)]
+    x, y = from_icrs(image.wcs, *to_icrs(science.wcs, *lattice))
     good = np.isfinite(x) & np.isfinite(y)
     if good.sum() < 8:
+        return image
+    if _torn(x.reshape(_LATTICE, _LATTICE), y.reshape(_LATTICE, _LATTICE)):
         return image
     height, width = image.shape
     x0, x1 = int(x[good].min()) - MARGIN, int(x[good].max()) + MARGIN + 1

@@ -10,8 +10,9 @@ from core.errors import NoTemplate
 from core.exposure import TemplateFacts
 from core.image import ExposureFacts, Image, MaskBit
 from core.noise import measure_sky, with_noise
+from core.resample import resample
 from core.stars import find_sources
-from core.templates.matching import to_science_grid
+from core.templates.matching import cropped, to_science_grid
 from core.templates.template import Template
 from tests.unit.made_frames import add_gaussians
 
@@ -197,3 +198,27 @@ def test_a_large_template_is_cut_to_the_exposure(stars, science):
     assert len(gridded.sources) < 300  # not the stars of all of it
     dx, dy = peaks_at(gridded.image, stars[0], stars[1])
     assert np.abs([np.median(dx), np.median(dy)]).max() < 0.03
+
+
+@pytest.mark.parametrize("dec", [90.0, 82.0, -88.0])
+def test_a_pole_in_the_frame_does_not_cost_the_template(dec):
+    # On a plate carree map the edge of such a frame is a wavy line, and the pole lies beyond it.
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---CAR", "DEC--CAR"]
+    wcs.wcs.crval, wcs.wcs.cdelt, wcs.wcs.crpix = [180.0, 0.0], [-0.2, 0.2], [900.5, 450.5]
+    wcs.wcs.set()
+    template = Image(np.ones((900, 1800), np.float32), np.zeros((900, 1800), np.uint16), wcs=wcs)
+    grid = wcs_of((100, 100), scale=720.0, centre=(10.0, dec))
+    science = Image(np.zeros((100, 100), np.float32), np.zeros((100, 100), np.uint16), wcs=grid)
+    projected = resample(cropped(template, science), grid, science.shape)
+    whole = resample(template, grid, science.shape)
+    assert (whole.mask != 0).mean() < 0.02
+    np.testing.assert_array_equal(projected.mask != 0, whole.mask != 0)
+
+
+def test_a_large_template_is_cut_to_the_frame():
+    wcs = wcs_of((900, 900))
+    template = Image(np.ones((900, 900), np.float32), np.zeros((900, 900), np.uint16), wcs=wcs)
+    grid = wcs_of((100, 120), angle=30.0)
+    science = Image(np.zeros((100, 120), np.float32), np.zeros((100, 120), np.uint16), wcs=grid)
+    assert max(cropped(template, science).shape) < 260
