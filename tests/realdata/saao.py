@@ -154,12 +154,14 @@ def _with_wcs(path: Path, out: Path, grid: WCS, alignment: coadd.Alignment) -> P
     return target
 
 
-def run(series: Series, frame: Path, *, threads: int = 1, planes: bool = False) -> ExposureResult:
+def run(
+    series: Series, frame: Path, *, threads: int = 1, planes: bool = False, engine: str = "sfft"
+) -> ExposureResult:
     """Subtract the template from one frame."""
     provider = SingleTemplate(
         series.template, mask=series.template_mask, variance=series.template_variance
     )
-    settings = PipelineSettings(threads=threads, keep_difference=planes)
+    settings = PipelineSettings(engines=(engine,), threads=threads, keep_difference=planes)
     return process(Exposure(frame.stem, str(frame)), provider, settings)
 
 
