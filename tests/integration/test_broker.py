@@ -132,7 +132,11 @@ def test_make_broker_runs_until_it_is_interrupted(kafka_jars: Path, tmp_path: Pa
             assert len(made.partitions) == 3
         finally:
             process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+            try:
+                status = process.wait(60)
+            finally:
+                process.kill()
+        assert status == 0
     assert port_is_free(port)
 
 

@@ -323,6 +323,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"port {options.port} is taken: choose another with --port")
     port = options.port or (9092 if port_is_free(9092) else None)
     signal.signal(signal.SIGTERM, _leave)
+    # a shell starts what runs in the background deaf to Ctrl-C; who sends it one means it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         folder = options.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         properties = dict(pair.split("=", 1) for pair in options.set)
