@@ -146,6 +146,14 @@ def test_panstarrs_is_made_linear(
     np.testing.assert_allclose(forced, STORED.linear(2.0), rtol=1e-5)
 
 
+def test_panstarrs_that_is_linear_by_now_stays_so(archive: ArchiveServer, sky: StarField) -> None:
+    endpoint = Hips2FitsService({PANSTARRS: sky}).at(archive, "/linear")
+    image = get_hips_image(
+        PANSTARRS, wcs=wcs_at(), get_header=False, normalize=False, _endpoints=(endpoint,)
+    )  # fmt: skip
+    np.testing.assert_allclose(image, sky.image(wcs_at(), SHAPE), rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["sip", "tpv"])
 def test_a_distorted_wcs(hosts: tuple[str, ...], sky: StarField, kind: str) -> None:
     header = wcs_at(10.0).to_header()

@@ -23,7 +23,7 @@ from core.templates.hips.assembly import HipsLimits
 from core.templates.hips.hips2fits import Hips2Fits
 from core.templates.hips.properties import HipsProperties
 from core.templates.hips.provider import HipsTemplates
-from core.templates.hips.survey import HipsSurvey
+from core.templates.hips.survey import HIPS_ASINH, HipsSurvey, linear_fluxes
 from tests.archive.hips import Hips2FitsService, write_hips
 from tests.archive.server import ArchiveServer
 from tests.shared_data import shared_data
@@ -419,8 +419,40 @@ def test_asinh_scaled_surveys_are_asked_for_no_finer_than_the_limit(archive: Arc
     assert 75_000 < asked["NAXIS1"] * asked["NAXIS2"] <= 300_000
 
 
+@pytest.mark.parametrize("way", ["tree", "service"])
+def test_a_survey_that_is_linear_by_now_is_left_as_it_is(
+    archive: ArchiveServer, tmp_path: Path, way: str
+) -> None:
+    """Its name says asinh, its values of some hundreds do not; as an asinh they are infinite."""
+    sky, request = replace(sky_at(), level=300.0), exposure(shape=(90, 100))
+    name = "CDS/P/PanSTARRS/DR1/r"
+    if way == "tree":
+        write_hips(
+            tmp_path, sky, request.wcs, request.shape, order=ORDER, width=WIDTH, lowest=ORDER - 2,
+            creator_did=f"ivo://{name}",
+        )  # fmt: skip
+        found = local(tmp_path, pixel_scale=0.6).find(request)
+    else:
+        endpoint = Hips2FitsService({name: sky}).at(archive)
+        found = with_service(archive, endpoint, hips=name).find(request)
+    assert np.isfinite(found.image.data).all()
+    assert found.facts.overlap == 1.0
+    assert 10 < np.median(found.image.data) < 1e4
+
+
+def test_values_that_stand_for_no_flux_are_none() -> None:
+    stored = np.array([[0.0, 5.0, 300.0, np.nan]], np.float32)
+    flux = linear_fluxes(HIPS_ASINH, stored)
+    assert np.isfinite(flux[0, :2]).all()
+    assert np.isnan(flux[0, 2:]).all()
+
+
 def test_asinh_is_told_by_the_name_and_can_be_overruled() -> None:
     assert HipsSurvey(hips="CDS/P/PanSTARRS/DR1/r").asinh_scale() is not None
+    for linear in ("PanSTARRS/DR1/g", "CDS/P/PanSTARRS/DR1/g"):
+        assert HipsSurvey(hips=linear).asinh_scale() is None
+        assert HipsSurvey(tree=f"https://there/{linear}/").asinh_scale(linear) is None
+        assert HipsSurvey(hips=linear, asinh=True).asinh_scale() is not None
     assert HipsSurvey(hips="CDS/P/PanSTARRS/DR1/r", asinh=False).asinh_scale() is None
     assert HipsSurvey(hips="CDS/P/DSS2/red").asinh_scale() is None
     assert HipsSurvey(hips="CDS/P/DSS2/red", asinh=True).asinh_scale() is not None

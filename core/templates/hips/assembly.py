@@ -19,7 +19,7 @@ from core.templates.hips.hips2fits import Hips2Fits
 from core.templates.hips.projection import project_tiles, tiles_at, tiles_under
 from core.templates.hips.properties import HipsProperties
 from core.templates.hips.stack import stack_tiles
-from core.templates.hips.survey import HipsSurvey
+from core.templates.hips.survey import HipsSurvey, are_linear, linear_fluxes
 from core.templates.hips.tree import HipsTree, read_tiles
 from core.templates.template import TemplateRequest
 
@@ -194,8 +194,9 @@ class TilePlan:
             )
         scale = self.survey.asinh_scale(self.properties.title)
         if scale is not None:
-            linear = {key: scale.linear(tile) for key, tile in tiles.items()}
-            tiles = average_tiles(linear, self.order, self.deeper)
+            if self.survey.asinh or not are_linear(tiles.values()):
+                tiles = {key: linear_fluxes(scale, tile) for key, tile in tiles.items()}
+            tiles = average_tiles(tiles, self.order, self.deeper)
         data, mask = project_tiles(
             stack_tiles(tiles, self.order, self.properties.tile_width),
             self.grid,
@@ -264,7 +265,9 @@ def pixels_from_service(
     fine = grid.finer(finer)
     data = service.image(survey.hips, fine.wcs, fine.shape, deadline)
     if scale is not None:
-        data = block_means(scale.linear(data), finer)
+        if survey.asinh or not are_linear([data]):
+            data = linear_fluxes(scale, data)
+        data = block_means(data, finer)
     mask = np.where(np.isfinite(data), 0, MaskBit.NO_DATA).astype(np.uint16)
     if survey.saturation is not None:
         with np.errstate(invalid="ignore"):

@@ -17,7 +17,7 @@ from core.resample import resample
 from core.tangent import TangentGrid
 from core.templates.hips.averages import block_means
 from core.templates.hips.hips2fits import HIPS2FITS_ENDPOINTS, Hips2Fits, default_fetcher
-from core.templates.hips.survey import HIPS_ASINH, is_asinh
+from core.templates.hips.survey import HIPS_ASINH, are_linear, is_asinh, linear_fluxes
 from core.templates.pixel_grid import requested_grid
 from core.verbosity import Verbose, say
 
@@ -73,7 +73,8 @@ def get_hips_image(
         Header containing image dimensions and WCS; alternative to providing them explicitly.
     asinh : bool or None, optional
         Whether the survey uses non-linear asinh flux scaling, which is then undone. Auto-detected
-        for Pan-STARRS surveys; set to False to override.
+        for Pan-STARRS surveys, by the name (that of *g* is linear) and by values that are beyond
+        such a scale; set to False to override.
     normalize : bool, optional
         If True, pseudo-normalize the image so that background mean is about 100 and background RMS
         about 10. If False, the values are those of the survey: fluxes per pixel of *its* images.
@@ -111,10 +112,9 @@ def get_hips_image(
             f"{size[1]} x {size[0]} pixels, {times} times finer, are more than {_MOST_PIXELS}"
         )
     service = Hips2Fits(default_fetcher(_endpoints), tuple(_endpoints))
-    linear = is_asinh(hips) if asinh is None else asinh
     say(logger, verbose, "loading %s, %d x %d pixels, from hips2fits", hips, size[1], size[0])
     try:
-        image = _load(service, hips, grid, size, times, linear, Deadline(_seconds))
+        image = _load(service, hips, grid, size, times, asinh, Deadline(_seconds))
     except ExposureError as error:
         say(logger, verbose, "%s: no image: %s", hips, error)
         return None
@@ -140,7 +140,7 @@ def _load(
     grid: WCS,
     shape: tuple[int, int],
     times: int,
-    asinh: bool,
+    asinh: bool | None,
     deadline: Deadline,
 ) -> FloatImage:
     """Return linear values on the grid; they are fluxes per area, and are averaged as such."""
@@ -153,9 +153,8 @@ def _load(
         plain, size = plane.wcs, plane.shape
     fine = (size[0] * times, size[1] * times)
     image = service.image(hips, _finer(plain, times), fine, deadline)
-    if asinh:
-        image = HIPS_ASINH.linear(image)
-        image[~np.isfinite(image)] = np.nan
+    if asinh or (asinh is None and is_asinh(hips) and not are_linear([image])):
+        image = linear_fluxes(HIPS_ASINH, image)
     if times > 1:
         image = block_means(image, times)
     if plane is None:

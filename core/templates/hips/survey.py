@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from core.asinh import AsinhScale
+from core.image import FloatImage
 from core.templates.fetching.addresses import without_user
 
 _PANSTARRS = re.compile(r"pan[-_ ]?starrs", re.IGNORECASE)
+_LINEAR = re.compile(r"pan[-_ ]?starrs\S*/g/?(?=\s|$)", re.IGNORECASE)
+_MOST_STORED = 40.0
 
 HIPS_ASINH = AsinhScale(offset=0.0, soften=1.0)
 """The Pan-STARRS HiPS of CDS hold the asinh-scaled pixels of the stacks, without the two numbers of
@@ -17,8 +23,28 @@ fluxes linear within a cell; their zero point is not known."""
 
 
 def is_asinh(name: str) -> bool:
-    """Return whether a HiPS of this name is known to have asinh-scaled pixels: Pan-STARRS."""
-    return _PANSTARRS.search(name) is not None
+    """Return whether a HiPS of this name is known to have asinh-scaled pixels.
+
+    Those of Pan-STARRS have, but for that of *g*.
+    """
+    return _PANSTARRS.search(name) is not None and _LINEAR.search(name) is None
+
+
+def are_linear(images: Iterable[FloatImage]) -> bool:
+    """Return whether pixels are beyond what an asinh scale holds, so that they are fluxes.
+
+    A name tells what a HiPS was; those of Pan-STARRS are being made anew with linear values. On an
+    asinh scale 40 stands for a flux of 1e16, which no pixel of a sky survey has. Whatever is
+    decided holds for all images of a frame together.
+    """
+    return any(bool((np.abs(image) > _MOST_STORED).any()) for image in images)
+
+
+def linear_fluxes(scale: AsinhScale, stored: FloatImage) -> FloatImage:
+    """Return the fluxes of asinh-scaled values; NaN for those that stand for none."""
+    flux = scale.linear(stored)
+    flux[~np.isfinite(flux)] = np.nan
+    return flux
 
 
 @dataclass(frozen=True)
@@ -41,8 +67,8 @@ class HipsSurvey:
     saturation : float or None
         From which (linear) value on stars are saturated.
     asinh : bool or None
-        Whether the values are asinh-scaled, as in the HiPS of Pan-STARRS; None: told by the names,
-        that of the tree and the HiPS's own.
+        Whether the values are asinh-scaled, as in the HiPS of Pan-STARRS but for *g*; None: told by
+        the names, that of the tree and the HiPS's own, unless the values are beyond such a scale.
 
     Raises
     ------
