@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from core.celestial import from_icrs
 from core.templates.linearity import LEAST_STARS, measure_linearity
+from core.templates.wrong_request import WrongRequest, whole_number
 from core.verbosity import Verbose, say
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def mask_template(
         Mask pixels that are NaN (or infinite).
     mask_masked : bool
         Mask the central pixels of stars whose magnitudes are masked or NaN in the catalogue: they
-        are often the brightest.
+        are often the brightest. Errors that are masked or NaN mask nothing; they count as 0.03 mag
+        for ``mask_photometric``.
     mask_photometric : bool
         Mask the central pixels of stars that are fainter in the template than in the catalogue, as
         saturated ones are: all stars brighter than where that begins, and those up to a magnitude
@@ -77,7 +79,8 @@ def mask_template(
     wcs : WCS or None
         Of the template.
     dilate : int
-        Size in pixels of the square by which the mask is grown; 0 or 1 for no growth.
+        Side in pixels of the square that is put onto every masked pixel (the documented "dilation
+        kernel size"): 5 masks two more pixels on each side, 0 and 1 none.
     verbose : bool or callable
         Log at INFO instead of DEBUG, or hand the lines to a callable.
     _tmpdir : path or None
@@ -90,13 +93,15 @@ def mask_template(
 
     Raises
     ------
-    ValueError
-        If the image has not two dimensions, or the catalogue lacks a column that is needed.
+    WrongRequest
+        If the image has not two dimensions, the catalogue lacks a column that is needed, or
+        ``dilate`` is no size.
     """
     image = np.ma.getdata(tmpl)
     image = np.asarray(image, dtype=np.float64 if image.dtype.kind != "f" else None)
     if image.ndim != 2:
-        raise ValueError(f"the template has {image.ndim} dimensions instead of 2")
+        raise WrongRequest(f"the template has {image.ndim} dimensions instead of 2")
+    side = 0 if dilate is None else whole_number("dilate", dilate, 0, "a size in pixels")
     mask = np.zeros(image.shape, dtype=bool)
     holes = ~np.isfinite(image)
     if mask_nans:
@@ -119,15 +124,15 @@ def mask_template(
             radius = cat_sr / float(np.mean(proj_plane_pixel_scales(wcs.celestial)))
             wanted |= _saturated(image, holes, (x, y), (mag, error), radius, aper, sn, verbose)
         _mark(mask, x[wanted], y[wanted])
-    if dilate is not None and dilate > 1:
-        mask = binary_dilation(mask, np.ones((int(dilate), int(dilate)), dtype=bool))
+    if side > 1:
+        mask = binary_dilation(mask, np.ones((side, side), dtype=bool))
     return np.asarray(mask, dtype=bool)
 
 
 def _column(cat: Table, name: str) -> FloatArray:
     """Return a column as floats, masked values as NaN."""
     if name not in cat.colnames:
-        raise ValueError(
+        raise WrongRequest(
             f"the catalogue has no column {name!r}; it has {', '.join(cat.colnames[:20])}"
         )
     values = np.ma.asarray(getattr(cat[name], "value", cat[name]))  # of a QTable, without unit

@@ -11,8 +11,8 @@ from astropy.wcs import WCS
 from core.errors import UnusableInput
 from core.reading import read_wcs
 from core.tangent import TangentGrid
+from core.templates.wrong_request import WrongRequest, whole_number
 
-_WHOLE = int | np.integer
 _REAL = float | int | np.floating | np.integer
 
 
@@ -44,7 +44,7 @@ def requested_grid(
     header : Header or None
         With WCS and size.
     ra, dec : float or None
-        Centre, degrees (ICRS).
+        Centre, degrees (ICRS); a right ascension of more than a turn is understood.
     fov : float or None
         Degrees.
 
@@ -56,35 +56,39 @@ def requested_grid(
 
     Raises
     ------
-    ValueError
+    WrongRequest
         If they do not make a pixel grid; the message says what is missing or wrong.
     """
     size = _size(wcs, shape, width, height, header)
     if wcs is not None:
         if not wcs.has_celestial:
-            raise ValueError("wcs has no celestial axes")
+            raise WrongRequest("wcs has no celestial axes")
         return (wcs if wcs.naxis == 2 else wcs.celestial), size
     if header is not None:
         try:
             found = read_wcs(header, "header")
         except UnusableInput as error:
-            raise ValueError(str(error)) from error
+            raise WrongRequest(str(error)) from error
         assert found is not None
         return found, size
     if ra is None or dec is None or fov is None:
-        raise ValueError("the pixel grid is not known: give wcs, header, or ra, dec and fov")
+        raise WrongRequest("the pixel grid is not known: give wcs, header, or ra, dec and fov")
     for name, value, low, high in (
-        ("ra", ra, -360, 360),
+        ("ra", ra, -math.inf, math.inf),
         ("dec", dec, -90, 90),
         ("fov", fov, 0, 120),
     ):
         known = isinstance(value, _REAL) and math.isfinite(value)
         if not known or not low <= value <= high or (name == "fov" and value == 0):
-            raise ValueError(f"{name} = {value!r} is not an angle from {low} to {high} degrees")
+            raise WrongRequest(f"{name} = {value!r} is not an angle{_between(low, high)}")
     centre = (0.5 * (size[1] - 1), 0.5 * (size[0] - 1))
     # The plane is flat: the angle at its centre is that of half the field, twice.
     scale = 2 * math.degrees(math.tan(math.radians(fov / 2))) / max(size)
-    return TangentGrid(float(ra), float(dec), scale, 0.0, size, centre).wcs, size
+    return TangentGrid(float(ra) % 360, float(dec), scale, 0.0, size, centre).wcs, size
+
+
+def _between(low: float, high: float) -> str:
+    return f" from {low} to {high} degrees" if math.isfinite(high) else " in degrees"
 
 
 def _size(
@@ -96,7 +100,7 @@ def _size(
 ) -> tuple[int, int]:
     if shape is not None:
         if np.size(shape) != 2:
-            raise ValueError(f"shape = {shape!r} is not (height, width)")
+            raise WrongRequest(f"shape = {shape!r} is not (height, width)")
         height, width = height or shape[0], width or shape[1]
     if header is not None:
         height = height or header.get("NAXIS2") or header.get("ZNAXIS2")
@@ -105,9 +109,8 @@ def _size(
         height, width = height or wcs.pixel_shape[1], width or wcs.pixel_shape[0]
     for name, value in (("height", height), ("width", width)):
         if value is None:
-            raise ValueError(f"{name} is not known: give width and height, shape or header")
-        if isinstance(value, bool) or not isinstance(value, _WHOLE) or value < 1:
-            raise ValueError(f"{name} = {value!r} is not a number of pixels")
-    assert height is not None
-    assert width is not None
-    return int(height), int(width)
+            raise WrongRequest(f"{name} is not known: give width and height, shape or header")
+    return (
+        whole_number("height", height, 1, "a number of pixels"),
+        whole_number("width", width, 1, "a number of pixels"),
+    )

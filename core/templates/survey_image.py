@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from core.templates.mosaic.mosaicking import mosaic
 from core.templates.panstarrs import PanStarrsSurvey
 from core.templates.pixel_grid import requested_grid
 from core.templates.swarp import check_grid, find_swarp, swarp_bits, swarp_image
+from core.templates.wrong_request import WrongRequest, whole_number
 from core.verbosity import Verbose, say
 
 log = logging.getLogger(__name__)
@@ -115,23 +117,28 @@ def get_survey_image(
 
     Raises
     ------
-    ValueError
-        If the arguments do not make a pixel grid, or one of them makes no sense.
-    core.templates.swarp.SWarpFailed
-        If SWarp was asked for, and is not installed or fails.
+    core.templates.wrong_request.WrongRequest
+        A `ValueError`, before anything is downloaded: if the arguments do not make a pixel grid,
+        ``_tmpdir`` is no folder, or another argument makes no sense. If SWarp was asked for, and
+        is not installed or fails, it is its `core.templates.swarp.SWarpFailed`.
+    TypeError
+        If the reprojection does not know an argument; before anything is downloaded, too.
     """
     if ext not in ("image", "mask"):
-        raise ValueError(f"ext = {ext!r} is neither 'image' nor 'mask'")
+        raise WrongRequest(f"ext = {ext!r} is neither 'image' nor 'mask'")
     if survey not in _SURVEYS:
-        raise ValueError(f"survey = {survey!r} is neither 'ps1' nor 'ls'")
+        raise WrongRequest(f"survey = {survey!r} is neither 'ps1' nor 'ls'")
     if reproject not in ("lanczos", "swarp"):
-        raise ValueError(f"reproject = {reproject!r} is neither 'lanczos' nor 'swarp'")
-    if (
-        isinstance(_cache_downscale, bool)
-        or int(_cache_downscale) != _cache_downscale
-        or (_cache_downscale < 1)
-    ):
-        raise ValueError(f"_cache_downscale = {_cache_downscale!r} is not a whole number from 1")
+        raise WrongRequest(f"reproject = {reproject!r} is neither 'lanczos' nor 'swarp'")
+    bins = whole_number("_cache_downscale", _cache_downscale, 1, "a whole number from 1")
+    _check_folder("_tmpdir", _tmpdir)
+    makes: Callable[..., object] = swarp_image if reproject == "swarp" else mosaic
+    known = {p.name for p in signature(makes).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    unknown = sorted(set(kwargs) - known)
+    if unknown:
+        raise TypeError(
+            f"unexpected arguments {', '.join(unknown)}: reproject={reproject!r} knows them not"
+        )
     grid, size = requested_grid(wcs, shape, width, height, header)
     if reproject == "swarp":
         # Before anything is fetched.
@@ -142,7 +149,7 @@ def get_survey_image(
     say(log, verbose, "%s: loading %s in band %s", archive.name, ext, band)
     with _cache(_cachedir, _tmpdir) as cache:
         try:
-            found = _collected(archive, cache, grid, size, band, int(_cache_downscale), _seconds)
+            found = _collected(archive, cache, grid, size, band, bins, _seconds)
             if not covered_by(found.cells, *grid_places(Frame.of(grid, size), 65)).any():
                 raise NoTemplate(f"{archive.name}: its cells end beside the image")
         except ExposureError as error:
@@ -199,6 +206,7 @@ def get_survey_image_and_mask(
         # What failed a moment ago is not waited for again.
         mask = None if image is None else get_survey_image(band, ext="mask", **kwargs)
         return image, mask
+    _check_folder("_tmpdir", kwargs.get("_tmpdir"))
     with _scratch(kwargs.get("_tmpdir")) as folder:
         return get_survey_image_and_mask(band, **kwargs | {"_cachedir": folder})
 
@@ -225,6 +233,11 @@ def get_ls_image_and_mask(
 ) -> tuple[AnyImage | None, AnyImage | None]:
     """Download a Legacy Survey image and its mask; see `get_survey_image_and_mask`."""
     return get_survey_image_and_mask(band, survey="ls", **kwargs)
+
+
+def _check_folder(name: str, folder: Path | None) -> None:
+    if folder is not None and not os.path.isdir(folder):
+        raise WrongRequest(f"{name} = {os.fspath(folder)!r} is no folder; make it first")
 
 
 def _collected(

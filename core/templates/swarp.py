@@ -15,10 +15,10 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from core.errors import UnusableInput
 from core.image import FloatImage, MaskBit
 from core.templates.cells.cell import CellImage
 from core.templates.cells.survey_bits import Bits
+from core.templates.wrong_request import WrongRequest
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _LAST_LINES = 6
 AnyPath = str | os.PathLike[str]
 
 
-class SWarpFailed(UnusableInput):
+class SWarpFailed(WrongRequest):
     """SWarp is not installed, cannot be started, is late, or ends with an error."""
 
 
@@ -58,9 +58,9 @@ def find_swarp(name: str | None = None) -> str:
 
 
 def check_grid(wcs: WCS) -> None:
-    """Raise ValueError for a grid that SWarp cannot make."""
+    """Raise WrongRequest for a grid that SWarp cannot make."""
     if wcs.sip is not None:
-        raise ValueError("SWarp knows no SIP distortions; use reproject='lanczos'")
+        raise WrongRequest("SWarp knows no SIP distortions; use reproject='lanczos'")
 
 
 def swarp_image(

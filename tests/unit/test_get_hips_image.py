@@ -16,6 +16,7 @@ from core.asinh import AsinhScale
 from core.tangent import TangentGrid
 from core.templates import get_hips_image
 from core.templates.hips.image import _normalized
+from core.templates.wrong_request import WrongRequest
 from tests.archive.hips import Hips2FitsService, StarField
 from tests.archive.server import ArchiveServer
 
@@ -204,6 +205,19 @@ def test_the_second_host_is_asked(archive: ArchiveServer, hosts: tuple[str, ...]
     assert get_hips_image(RED, wcs=wcs_at(), _endpoints=hosts) is not None
 
 
+def test_numbers_that_can_only_mean_one_thing(hosts: tuple[str, ...]) -> None:
+    options = {
+        "get_header": False,
+        "normalize": False,
+        "_endpoints": hosts,
+        "dec": 2.0,
+        "fov": 0.02,
+    }
+    plain = get_hips_image(RED, ra=150.0, width=60, height=50, **options)
+    same = get_hips_image(RED, ra=510.0, width=60.0, height=np.float64(50), upscale=1.0, **options)
+    np.testing.assert_array_equal(same, plain)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -229,6 +243,7 @@ def test_bad_arguments_are_one_clear_error(
     archive: ArchiveServer, hosts: tuple[str, ...], arguments: dict, message: str
 ) -> None:
     arguments = {"hips": RED} | arguments
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(WrongRequest, match=message) as caught:
         get_hips_image(**arguments, _endpoints=hosts)
+    assert isinstance(caught.value, ValueError)
     assert archive.count() == 0

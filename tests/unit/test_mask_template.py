@@ -9,6 +9,7 @@ from astropy.wcs import WCS
 
 from core.templates.linearity import measure_linearity
 from core.templates.masking import mask_template
+from core.templates.wrong_request import WrongRequest
 from tests.unit.made_frames import add_gaussians
 
 SHAPE = (600, 640)
@@ -61,6 +62,18 @@ def test_nans_are_masked_and_grown():
     assert mask_template(image, dilate=1).sum() == 2
     assert mask_template(image, dilate=3)[19:22, 29:32].all()
     assert not mask_template(image, mask_nans=False).any()
+
+
+@pytest.mark.parametrize("dilate", [-3, 2.5, "5", True])
+def test_a_growth_that_is_no_size_is_refused(dilate):
+    with pytest.raises(WrongRequest, match="is not a size in pixels"):
+        mask_template(np.ones((5, 5)), dilate=dilate)
+
+
+def test_stars_whose_error_is_unknown_are_not_masked_for_it(wcs):
+    image, cat, _, _, _ = field(wcs)
+    cat["e_rmag"][:] = np.nan
+    assert not mask_template(image, cat, wcs=wcs).any()
 
 
 def test_nothing_wrong_is_nothing_masked():

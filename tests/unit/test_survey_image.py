@@ -28,6 +28,7 @@ from core.templates.cells.bricks import brick_at
 from core.templates.legacysurvey import LegacySurvey
 from core.templates.panstarrs import PanStarrsSurvey
 from core.templates.swarp import SWarpFailed
+from core.templates.wrong_request import WrongRequest
 from tests.archive.legacysurvey import LegacySurveyPlay
 from tests.archive.panstarrs import (
     LIST,
@@ -218,12 +219,31 @@ def test_cells_that_cannot_be_put_together_are_none_and_told(ps1, monkeypatch, e
         ({"_cache_downscale": 0}, "whole number from 1"),
         ({"_cache_downscale": 1.5}, "whole number from 1"),
         ({"shape": None}, "height is not known"),
+        ({"_cache_downscale": "2"}, "whole number from 1"),
         ({"wcs": None}, "pixel grid is not known"),
+        ({"_tmpdir": "/nowhere/at/all"}, "_tmpdir = '/nowhere/at/all' is no folder"),
     ],
 )
-def test_arguments_that_make_no_sense(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        get_survey_image("r", **{"wcs": grid(), "shape": SHAPE} | arguments)
+def test_arguments_that_make_no_sense(server, ps1, arguments, message):
+    options = {"wcs": grid(), "shape": SHAPE, "_archive": ps1[1]} | arguments
+    functions = [get_survey_image]
+    if "ext" not in arguments:  # of which the other has both
+        functions.append(get_survey_image_and_mask)
+    for function in functions:
+        with pytest.raises(WrongRequest, match=message) as caught:
+            function("r", **options)
+        assert isinstance(caught.value, ValueError)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("options", [{"thread": 2}, {"reproject": "swarp", "threads": 2}])
+def test_an_unknown_keyword_is_told_before_anything_is_fetched(server, ps1, stand_in, options):
+    if "reproject" in options:
+        options = options | {"_exe": stand_in}
+    for function in (get_ps1_image, get_ps1_image_and_mask):
+        with pytest.raises(TypeError, match="unexpected arguments thread"):
+            function("r", wcs=grid(), shape=SHAPE, _archive=ps1[1], **options)
+    assert server.requests == []
 
 
 def test_real_pixels_come_back(server):

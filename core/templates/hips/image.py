@@ -19,12 +19,14 @@ from core.templates.hips.averages import block_means
 from core.templates.hips.hips2fits import HIPS2FITS_ENDPOINTS, Hips2Fits, default_fetcher
 from core.templates.hips.survey import HIPS_ASINH, are_linear, is_asinh, linear_fluxes
 from core.templates.pixel_grid import requested_grid
+from core.templates.wrong_request import WrongRequest, whole_number
 from core.verbosity import Verbose, say
 
 logger = logging.getLogger(__name__)
 
 _SECONDS = 600.0
 _UPSCALE = 2  # for upscale=True
+_MOST_TIMES = 64
 _MEAN, _RMS = 100.0, 10.0  # of a normalised background
 _MOST_CLIPS = 20
 _MOST_PIXELS = 20_000 * 20_000
@@ -100,15 +102,15 @@ def get_hips_image(
 
     Raises
     ------
-    ValueError
-        If the arguments do not make a pixel grid, or one of them makes no sense.
+    core.templates.wrong_request.WrongRequest
+        A `ValueError`: if the arguments do not make a pixel grid, or one of them makes no sense.
     """
     if not isinstance(hips, str) or not hips.strip():
-        raise ValueError(f"hips = {hips!r} is not the identifier of a survey")
+        raise WrongRequest(f"hips = {hips!r} is not the identifier of a survey")
     grid, size = requested_grid(wcs, shape, width, height, header, ra=ra, dec=dec, fov=fov)
     times = _times(upscale)
     if size[0] * size[1] * times**2 > _MOST_PIXELS:
-        raise ValueError(
+        raise WrongRequest(
             f"{size[1]} x {size[0]} pixels, {times} times finer, are more than {_MOST_PIXELS}"
         )
     service = Hips2Fits(default_fetcher(_endpoints), tuple(_endpoints))
@@ -129,9 +131,11 @@ def get_hips_image(
 def _times(upscale: bool | int) -> int:
     if isinstance(upscale, bool | np.bool_):
         return _UPSCALE if upscale else 1
-    if not isinstance(upscale, int | np.integer) or not 0 <= upscale <= 64:
-        raise ValueError(f"upscale = {upscale!r} is neither a bool nor a whole number up to 64")
-    return max(1, int(upscale))
+    what = f"a bool or a whole number up to {_MOST_TIMES}"
+    times = whole_number("upscale", upscale, 0, what)
+    if times > _MOST_TIMES:
+        raise WrongRequest(f"upscale = {upscale!r} is not {what}")
+    return max(1, times)
 
 
 def _load(
