@@ -8,6 +8,7 @@ import pytest
 from core.simulate import PairSettings, simulate_pair
 from core.subtraction import run_sfft
 from core.subtraction.sfft import SFFTSettings, evaluate_flux_scale, subtract
+from core.subtraction.sfft.fit import KernelFit
 from core.subtraction.sfft.stamps import informative_stamps
 from core.subtraction.verdict import QualityLimits, judge
 from tests.prepared_pair import make_pair
@@ -52,6 +53,22 @@ def test_the_few_clean_stars_of_a_crowded_field_are_not_all_that_tells_the_kerne
     assert difference.quality.model_error < 0.002
     scale = evaluate_flux_scale(difference.kernel, [60, 360, 200], [60, 340, 200])
     assert scale == pytest.approx(truth.flux_scale, rel=0.004)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_choices_of_stamps_the_one_that_knows_the_sum_better_is_kept(order):
+    _, pair = make_pair(PairSettings(shape=(320, 320), seed=2, n_stars=300))
+    fwhms = pair.template_fwhm, pair.science_fwhm
+    fit = KernelFit(pair.template, pair.science, (13, 13), SFFTSettings(), *fwhms, threads=1)
+    whole = fit.choose_stamps(pair)[0]
+    faint = replace(
+        whole, stamps=whole.stamps.select(np.arange(len(whole.stamps) - 12, len(whole.stamps)))
+    )
+    alone = fit.run([whole], "template")
+    assert fit.run([faint], "template").kernel.sum() != alone.kernel.sum()
+    both = fit.run([whole, faint][::order], "template")
+    np.testing.assert_array_equal(both.kernel, alone.kernel)
+    assert len(fit.fitted) == alone.stamps_used
 
 
 def test_blocks_that_share_a_star_are_one_stamp():

@@ -169,8 +169,8 @@ def _fit(
         source_fwhm, target_fwhm = target_fwhm, source_fwhm
     shape = settings.kernel_shape or choose_kernel_shape(source_fwhm, target_fwhm)
     fit = KernelFit(source, target, shape, settings, source_fwhm, target_fwhm, threads)
-    stamps = fit.choose_stamps(pair)
-    return fit, fit.run(stamps, "science" if convolve_science else "template")
+    choices = fit.choose_stamps(pair)
+    return fit, fit.run(choices, "science" if convolve_science else "template")
 
 
 def _apply(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -37,12 +37,31 @@ ENOUGH_STARS = 60  # bright ones, to do without the faint
 # Few stars of a crowded field are clean, but all of it tells the kernel: 256 stamps in place of 38
 # brought the error of the matching from 0.4 to 0.1 %.
 ENOUGH_STAMPS = 100
+FEWEST_STAMPS = 20  # on stars, to be tried at all where there are more of another kind
 # At first every star has the same say: the brightest may be the one that changed. Then the photons
 # decide.
 FIRST_ALLOWANCES = (0.05, 0.01)
 # What the first solutions are for, telling which stamps to clip, the best of each cell suffice for.
 FIRST_STAMPS = 150
 SETTLED = 0.01  # of the weight times light squared that moved in the last iteration
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Stamps that a kernel may be fitted on, and the flux ratio that they show."""
+
+    stamps: Stamps
+    flux_ratio: float
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A solution, and what it rests on."""
+
+    result: SFFTResult
+    kernel_noise: KernelNoise
+    flux_error: float
+    stamps: Stamps
 
 
 @dataclass(frozen=True)
@@ -78,8 +97,6 @@ class KernelFit:
         Typical levels, taken out before the fit, so that a sky pedestal times the kernel's sum is
         not mistaken for the background.
     target_variance : ndarray of float32
-    flux_ratio : float
-        Target ADU per source ADU, as the stamps' light has it; set by `choose_stamps`.
     kernel_noise : KernelNoise
         Variance of a kernel pixel, of the latest solution; set by `run`.
     flux_error : float
@@ -104,7 +121,6 @@ class KernelFit:
         self.shape = target.shape
         self.source_fwhm = source_fwhm
         self.target_fwhm = target_fwhm
-        self.flux_ratio = 1.0
         self.flux_error = 0.0
         self.fitted = Stamps(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
         self.kernel_noise = KernelNoise(np.zeros((1, 1)), 0, self.shape)
@@ -136,8 +152,16 @@ class KernelFit:
         self.padded = np.zeros((0, 0), dtype=np.float32)
         self.planes = FitPlanes(self.target, self.padded, None, 0.0)
 
-    def choose_stamps(self, pair: Pair) -> Stamps:
-        """Put stamps on the stars; where they are few, on whatever is informative, if that is more.
+    def choose_stamps(self, pair: Pair) -> list[Choice]:
+        """Put stamps on the stars; where they are few, also on whatever is informative.
+
+        Where a few dozen clean stars are known, either may tell more of the kernel: all of a
+        crowded field does, and the noise around the faint stars of an empty one does not.
+
+        Returns
+        -------
+        list of Choice
+            One, or two that `run` has to choose from.
 
         Raises
         ------
@@ -145,28 +169,31 @@ class KernelFit:
             If there is nothing to match on.
         """
         reach = max(self.kernel_shape) // 2
-        chosen = None
+        choices: list[Choice] = []
         if pair.stars is not None and len(pair.stars):
             stars = _telling(pair.stars.sources, self.stamp_half)
             order = np.argsort(-stars.flux, kind="stable")
             listed = stamps_on(stars.x[order], stars.y[order], self.stamp_half, reach, pair.shape)
-            chosen = spread(self._shown_by_both(listed), self.settings.max_stamps, pair.shape)
-        if chosen is None or len(chosen) < ENOUGH_STAMPS:
+            seen = self._shown_by_both(listed)
+            stamps = spread(seen.stamps, self.settings.max_stamps, pair.shape)
+            choices.append(replace(seen, stamps=stamps))
+        known = len(choices[0].stamps) if choices else 0
+        if known < ENOUGH_STAMPS:
             more = self._shown_by_both(
                 informative_stamps(
                     self.planes.source, self.source_noise, self.usable, self.stamp_half, reach,
                     limit=self.settings.max_stamps, enough=ENOUGH_STARS,
                 )
             )  # fmt: skip
-            if chosen is None or len(more) > len(chosen):
-                chosen = more
-        if len(chosen) == 0:
+            if len(more.stamps) > known:
+                choices = [*choices, more] if known >= FEWEST_STAMPS else [more]
+        if not choices or len(choices[0].stamps) == 0:
             raise SubtractionFailed(
                 "no star or other structure to match on: the frame is too small, empty or masked"
             )
-        return chosen
+        return choices
 
-    def _shown_by_both(self, stamps: Stamps) -> Stamps:
+    def _shown_by_both(self, stamps: Stamps) -> Choice:
         """Leave out the stamps in whose middle only one image shows a source.
 
         What is new in one image tells nothing about the kernel, and where transients outnumber the
@@ -175,10 +202,10 @@ class KernelFit:
         light = Light(round(1.2 * max(self.source_fwhm, self.target_fwhm)))
         source = light.measure(self.planes.source, self.source_noise, self.usable, stamps)
         target = light.measure(self.target, self.target_variance, self.usable, stamps)
-        self.flux_ratio, kept = shared(source, target)
-        return stamps.select(kept)
+        flux_ratio, kept = shared(source, target)
+        return Choice(stamps.select(kept), flux_ratio)
 
-    def model_for(self, n_stamps: int) -> KernelModel:
+    def model_for(self, n_stamps: int, flux_ratio: float) -> KernelModel:
         """Lower the polynomial orders to what so many stamps can hold."""
         settings = self.settings
         allowed = 2 if n_stamps >= 25 else 1 if n_stamps >= 10 else 0
@@ -194,9 +221,7 @@ class KernelFit:
             settings.flux_penalty,
             settings.ridge,
             basis,
-            prior_precision(
-                basis, kernel_order, self.flux_ratio, self.source_fwhm, self.target_fwhm
-            ),
+            prior_precision(basis, kernel_order, flux_ratio, self.source_fwhm, self.target_fwhm),
         )
 
     def _brightness(self, stamps: Stamps, usable: npt.NDArray[np.bool_]) -> FloatImage:
@@ -211,16 +236,25 @@ class KernelFit:
         brightness: FloatImage = np.maximum(target, np.float32(scale) * source)
         return brightness
 
-    def run(self, stamps: Stamps, convolved: str) -> SFFTResult:
-        """Solve, clip on normalised residuals, and solve again.
+    def run(self, choices: list[Choice], convolved: str) -> SFFTResult:
+        """Fit the kernel on each choice of stamps, and keep that whose sum is known best.
 
         Raises
         ------
         core.errors.SubtractionFailed
             If the equations have no solution.
         """
+        fitted = [self._fit(choice, convolved) for choice in choices]
+        best = min(fitted, key=lambda one: one.flux_error)
+        self.kernel_noise, self.flux_error = best.kernel_noise, best.flux_error
+        self.fitted = best.stamps
+        return best.result
+
+    def _fit(self, choice: Choice, convolved: str) -> _Fitted:
+        """Solve, clip on normalised residuals, and solve again."""
         settings = self.settings
-        model = self.model_for(len(stamps))
+        stamps = choice.stamps
+        model = self.model_for(len(stamps), choice.flux_ratio)
         usable = gather(self.usable, stamps)
         photons = np.where(usable, gather(self.target_variance, stamps), np.inf)
         brightness = self._brightness(stamps, usable)
@@ -246,10 +280,8 @@ class KernelFit:
                     break
             solution = self._solve(stamps, trial, model, few if early else True)
             self.kernel_noise = kernel_noise(solution, self.shape, self.source_fwhm)
-        self.flux_error = self._error_of_sum(solution)
-        self.fitted = stamps.select(trial.kept)
         used = int(trial.kept.sum())
-        return SFFTResult(
+        result = SFFTResult(
             kernel=solution.kernel,
             background=solution.background,
             kernel_order=model.kernel_order,
@@ -261,6 +293,8 @@ class KernelFit:
             chi2=trial.chi2,
             iterations=iteration,
         )
+        error = self._error_of_sum(solution)
+        return _Fitted(result, self.kernel_noise, error, stamps.select(trial.kept))
 
     def _error_of_sum(self, solution: Solution) -> float:
         """Return the relative error of the kernel's sum in the middle of the frame, 1 sigma."""
