@@ -8,8 +8,8 @@ elsewhere, where Lanczos-3 makes ripples of up to a per cent in the fluxes of si
 interpolated value, ``J`` being the local Jacobian of the mapping. (``flux="surface_brightness"``
 leaves the values alone.) A flat sky stays flat, a slope a slope and the flux of every star its
 flux: to 1e-4 where it has a FWHM of 2.5 pixels or more of the coarser grid. At a FWHM of 2 pixels
-the grid of the source itself does not tell a star from its images, and the sum of the samples
-ripples by up to 1e-3. Where a target pixel is coarser than 1.15 source pixels, the mean of several
+the grid of the source itself does not quite tell a star from its images, and the sum of the samples
+ripples by up to 2e-4. Where a target pixel is coarser than 1.15 source pixels, the mean of several
 samples within it is taken, as a detector would do: point samples would skip flux and let noise
 alias.
 

@@ -106,10 +106,10 @@ def test_positions_along_a_line_are_those_of_its_points(place: tuple[float, floa
 
 @pytest.mark.parametrize("number", [0, 5, 17, 63, 64 * 4 + 21, 12 * 64 - 1, 7 * 64])
 def test_padding_is_what_lies_next_to_a_tile(number: int) -> None:
-    width, order = 8, 3
+    width, order = 16, 3
     key = int(tile_key(number, order))
     around = padding_pixels(key, order, width)
-    depth, full = order + 3, 2**order * width
+    depth, full = order + 4, 2**order * width
     side = 2**order
 
     def nested(keys: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -17,11 +17,12 @@ from scipy.ndimage import binary_dilation
 from core.errors import NoTemplate
 from core.image import MaskBit
 from core.resample import resample
+from core.tangent import TangentGrid
 from core.templates.hips.assembly import HipsLimits
 from core.templates.hips.provider import HipsTemplates
 from core.templates.hips.survey import HipsSurvey
-from core.templates.template import Identifying
-from tests.archive.hips import write_hips, write_properties
+from core.templates.template import Identifying, TemplateRequest
+from tests.archive.hips import StarField, write_hips, write_properties
 from tests.unit.made_hips import (
     LEVEL,
     ORDER,
@@ -51,12 +52,13 @@ def test_fluxes_and_places_of_stars_come_through(
     # On its own grid: as exact as float32 and a kernel of six pixels can be.
     level = LEVEL * area / sky.pixel**2
     np.testing.assert_allclose(measured(image, sky, level), 1.0, atol=5e-4)
-    # On the exposure's grid: the true sky, pixel by pixel, to 2 % of the brightest star's peak.
+    # On the exposure's grid: the true sky, pixel by pixel, to 4 % of the brightest star's peak. Its
+    # pixels are 1.24 of the template's, and the mean of two by two samples widens a star by 2 %.
     gridded = resample(image, request.wcs, SHAPE)
     per_pixel = SCALE**2 / sky.pixel**2
     truth = sky.image(request.wcs, SHAPE) * per_pixel
     assert not gridded.mask.any()
-    np.testing.assert_allclose(gridded.data, truth, atol=0.02 * truth.max())
+    np.testing.assert_allclose(gridded.data, truth, atol=0.04 * truth.max())
     np.testing.assert_allclose(measured(gridded, sky, LEVEL * per_pixel), 1.0, atol=4e-3)
     assert template.facts.overlap == 1.0
     assert template.facts.provider == "hips"
@@ -256,3 +258,22 @@ def test_saturated_stars_are_flagged(tmp_path: Path) -> None:
     factor = 0.805192**2 / 0.6**2
     assert flagged[(image.data > 5_000 * factor) & (image.mask & MaskBit.NO_DATA == 0)].all()
     assert 0 < flagged.mean() < 0.02
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(150.0, 2.0), (33.0, 75.0)])
+def test_the_flux_of_a_single_star_is_conserved(tmp_path: Path, ra: float, dec: float) -> None:
+    # HEALPix pixels are diamonds, whose scale differs with the direction on the plane.
+    order, width = 13, 128
+    pixel = np.degrees(np.sqrt(4 * np.pi / (12 * 4.0**order))) / width * 3600
+    shape = (90, 90)
+    grid = TangentGrid(ra, dec, pixel / 3600, 0.0, shape, (44.5, 44.5)).wcs
+    for k, (dx, dy) in enumerate(((3.3, -7.8), (-4.9, 2.1), (0.2, 8.6))):
+        place = ra + dx * pixel / 3600 / np.cos(np.radians(dec)), dec + dy * pixel / 3600
+        star = StarField(
+            np.array([place[0]]), np.array([place[1]]), np.array([1e4]), 2.5 / 2.3548 * pixel, pixel
+        )
+        write_hips(tmp_path / str(k), star, grid, shape, order=order, width=width)
+        survey = HipsSurvey(tree=str(tmp_path / str(k)), band="r")
+        request = TemplateRequest(grid, shape, band="r", min_overlap=0.3)
+        found = HipsTemplates([survey]).find(request)
+        assert found.image.data.sum(dtype=float) == pytest.approx(1e4, rel=1e-4)

@@ -23,9 +23,9 @@ from core.templates.hips.survey import HipsSurvey, are_linear, linear_fluxes
 from core.templates.hips.tree import HipsTree, read_tiles
 from core.templates.template import TemplateRequest
 
-# Lanczos-3 at one scale, mean over all phases: 1 / (mean of the sum of its squared weights)². What
+# Quintic splines at one scale: 1 / (mean over all phases of the sum of the squared weights)². What
 # made the tiles, and what hips2fits does, comes on top; it is measured later.
-LANCZOS_NOISE_POWER = 1.236
+SPLINE_NOISE_POWER = 1.187
 INTERPOLATED = 1.001  # by how much is to be measured
 _MOST_FINER = 4
 _FINER = 2.0  # a survey with pixels coarser than the exposure's is not asked for finer ones
@@ -82,7 +82,7 @@ class SurveyPixels:
     grid: TangentGrid
     source: str
     identity: tuple[str, ...]
-    noise_power: float = LANCZOS_NOISE_POWER
+    noise_power: float = SPLINE_NOISE_POWER
     epochs: Epochs | None = None
 
     @property

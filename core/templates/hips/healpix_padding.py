@@ -10,7 +10,9 @@ from astropy_healpix import neighbours
 
 from core.templates.hips.healpix import IntArray, nested_number, tile_key
 
-PADDING = 3  # pixels of the neighbours around a tile: what Lanczos-3 reaches
+# Pixels of the neighbours around a tile: three for the interpolation, the others for the filter of
+# its splines, whose error at the third pixel is then 5e-4 of what is wrong beyond.
+PADDING = 12
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def padding_pixels(key: int, order: int, width: int) -> Padding:
 
     Straight on across the edge of a tile is where HEALPix has its neighbours, whatever way round
     the next face lies. At the eight corners where only three faces meet there is no straight on for
-    three by three pixels; there is nothing.
+    the pixels at the corner of the padding; there is nothing.
 
     Parameters
     ----------

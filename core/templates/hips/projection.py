@@ -2,8 +2,9 @@
 
 A HEALPix grid is no image: its pixels are diamonds whose shape changes with latitude, with a kink
 where the polar caps begin, and across the edges of faces the rows turn into columns. No WCS
-describes more than a part of it, so the tiles are put onto a plane here, with the same Lanczos-3 as
-`core.resample`, at the scale of the HiPS. From there they are projected onto the exposure like any
+describes more than a part of it, so the tiles are put onto a plane here, with the same quintic
+splines as in `core.resample` (its pixels are diamonds: seen from the plane their scale differs with
+the direction), at the scale of the HiPS. From there they are projected onto the exposure like any
 other template, once its shift against the stars is known.
 
 The values in tiles are those of the survey's images, interpolated when the HiPS was made and not
@@ -17,12 +18,15 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from core.image import FloatImage, MaskBit, MaskImage
 from core.lanczos import lanczos_table, row_weights, window_sum
+from core.spline import spline_coefficients, spline_table
 from core.tangent import FloatArray, TangentGrid
 from core.templates.hips.healpix import IntArray, face_position, positions_along
+from core.templates.hips.healpix_padding import PADDING
 from core.templates.hips.stack import TileStack
 
 _ROWS = 64
@@ -74,7 +78,7 @@ def project_tiles(
     saturation: float = np.inf,
     threads: int = 1,
 ) -> tuple[FloatImage, MaskImage]:
-    """Interpolate tiles on a grid with Lanczos-3.
+    """Interpolate tiles on a grid with quintic splines.
 
     Parameters
     ----------
@@ -102,7 +106,8 @@ def project_tiles(
     data = np.empty(grid.shape, np.float32)
     mask = np.empty(grid.shape, np.uint16)
     area = 0.0 if pixel_area is None else pixel_area * np.radians(1.0) ** 2
-    table = lanczos_table()
+    table, lanczos = spline_table(), lanczos_table()
+    coefficients = _coefficients(stack, threads)
     axes = _axes(grid, rotation)
 
     def work(first: int) -> None:
@@ -114,7 +119,9 @@ def project_tiles(
             2**stack.order,
             stack.keys,
             stack.pixels,
+            coefficients,
             table,
+            lanczos,
             area,
             saturation,
             data[rows],
@@ -129,6 +136,21 @@ def project_tiles(
         for first in starts:
             work(first)
     return data, mask
+
+
+def _coefficients(stack: TileStack, threads: int) -> npt.NDArray[np.float32]:
+    """Return the splines' coefficients of all tiles; NaN where there is no pixel."""
+    result = np.empty_like(stack.pixels)
+
+    def work(place: int) -> None:
+        tile = stack.pixels[place]
+        holes = ~np.isfinite(tile)
+        result[place] = spline_coefficients(tile, holes.astype(np.uint16), 0.0)
+        result[place][holes] = np.nan
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        list(pool.map(work, range(len(stack.pixels))))
+    return result
 
 
 def _axes(grid: TangentGrid, rotation: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -163,13 +185,31 @@ def _keys_at(xs, ys, point, step_x, step_y, cx, cy, side):  # type: ignore[no-un
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp"})
 def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
-    point, step_x, step_y, cx, cy, side, keys, tiles, table, area, saturation, data, mask
+    point,
+    step_x,
+    step_y,
+    cx,
+    cy,
+    side,
+    keys,
+    tiles,
+    coefficients,
+    table,
+    lanczos,
+    area,
+    saturation,
+    data,
+    mask,
 ):
-    """Lanczos-3 at every pixel; ``area`` in steradian, 0 to leave the values alone."""
+    """Splines at every pixel, and Lanczos-3 with what there is beside a hole.
+
+    ``area`` in steradian, 0 to leave the values alone.
+    """
     padded = tiles.shape[1]
-    width = padded - 6
-    flat = tiles.ravel()
+    width = padded - 2 * PADDING
+    flat = coefficients.ravel()
     taps = table.ravel()
+    lanczos_taps = lanczos.ravel()
     saturates = np.isfinite(saturation)
     steps = table.shape[0] - 1
     # The solid angle of a pixel at the tangent point; it falls with the cube of the distance.
@@ -210,9 +250,10 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
             ay = np.float32(sy - ky)
             b = np.uint64(6 * ky)
             wx = row_weights(taps, np.uint64(6 * kx), np.float32(sx - kx))
-            # Pixel i of the tile is pixel i + 3 of the padded one; the window begins at i - 2.
-            qx = ix + 1
-            qy = iy + 1
+            # Pixel i of the tile is pixel i + PADDING of the padded one, and the window begins
+            # at i - 2.
+            qx = ix + PADDING - 2
+            qy = iy + PADDING - 2
             first = np.uint64((slot * padded + qy) * padded + qx)
             total = window_sum(flat, first, np.uint64(padded), wx, taps, b, ay)
             flags = 0
@@ -222,15 +263,15 @@ def _sample(  # type: ignore[no-untyped-def] # pragma: no cover
                         if tiles[slot, qy + j, qx + i] >= saturation:
                             flags = _SATURATED
             if not np.isfinite(total):
+                wx = row_weights(lanczos_taps, np.uint64(6 * kx), np.float32(sx - kx))
+                wy = row_weights(lanczos_taps, b, ay)
                 total = np.float32(0.0)
                 weight = np.float32(0.0)
                 lost = np.float32(0.0)
                 everything = np.float32(0.0)
                 for j in range(6):
-                    w = taps[b + np.uint64(j)]
-                    w += ay * (taps[b + np.uint64(6 + j)] - w)
                     for i in range(6):
-                        share = w * wx[i]
+                        share = wy[j] * wx[i]
                         if share == 0.0:
                             continue
                         everything += abs(share)

@@ -25,7 +25,7 @@ class TileStack:
         Pixels along the side of a tile.
     keys : ndarray of int64, shape (n,)
         Which tiles (see `core.templates.hips.healpix`), ascending.
-    pixels : ndarray of float32, shape (n, width + 6, width + 6)
+    pixels : ndarray of float32, shape (n, width + 2 PADDING, width + 2 PADDING)
         Indexed by y and x of HEALPix, not as tiles are stored; NaN where there is nothing.
     """
 
