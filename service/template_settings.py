@@ -143,7 +143,7 @@ Archive = Annotated[str, AfterValidator(_archive)]
 Archives = Annotated[tuple[Archive, ...], BeforeValidator(split)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], BeforeValidator(split)]
 HipsSurveys = Annotated[tuple[HipsSurveySettings, ...], BeforeValidator(table)]
-Bands = Annotated[dict[str, str], BeforeValidator(table)]
+Bands = Annotated[dict[str, str | dict[ProviderName, str]], BeforeValidator(table)]
 Providers = Annotated[tuple[ProviderName, ...], BeforeValidator(split)]
 
 
@@ -202,8 +202,9 @@ class TemplateSettings(Section):
     )
     bands: Bands = Field(
         default_factory=dict,
-        description="Band of the exposure to band of an archive, not of `directory`: "
-        '`{ "clear" = "r" }`',
+        description="Band of the exposure to band of the archives, not of `directory`: "
+        '`{ "clear" = "r" }`; or of each by its name: '
+        '`{ "clear" = { panstarrs = "r", legacysurvey = "g" } }`',
     )
     allowed_hosts: Hosts = Field(
         default=(),
@@ -263,10 +264,13 @@ class TemplateSettings(Section):
 
     @field_validator("bands")
     @classmethod
-    def _names(cls, bands: dict[str, str]) -> dict[str, str]:
+    def _names(
+        cls, bands: dict[str, str | dict[ProviderName, str]]
+    ) -> dict[str, str | dict[ProviderName, str]]:
         for band, theirs in bands.items():
-            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", theirs):
-                raise ValueError(f"the band {theirs!r} for {band!r} is no name of a band")
+            for name in [theirs] if isinstance(theirs, str) else theirs.values():
+                if not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", name):
+                    raise ValueError(f"the band {name!r} for {band!r} is no name of a band")
         return bands
 
     @model_validator(mode="after")
@@ -291,6 +295,18 @@ class TemplateSettings(Section):
                 "legacysurvey_north are empty"
             )
         return self
+
+    def bands_of(self, provider: ProviderName) -> dict[str, str]:
+        """Return how a provider calls the bands of exposures that it calls otherwise.
+
+        The files of a folder do it as the exposures do, unless the folder is named.
+        """
+        known = {
+            ours: theirs.get(provider) if isinstance(theirs, dict) else theirs
+            for ours, theirs in self.bands.items()
+            if isinstance(theirs, dict) or provider != "directory"
+        }
+        return {ours: theirs for ours, theirs in known.items() if theirs is not None}
 
     @property
     def fetches(self) -> bool:

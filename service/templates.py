@@ -111,7 +111,7 @@ def make_templates(
         return SurveyTemplates(survey, files, threads=threads)
 
     links = [
-        Link(provider(name), settings.deadline_seconds, bands=_bands(name, settings))
+        Link(provider(name), settings.deadline_seconds, bands=settings.bands_of(name))
         for name in settings.providers
     ]
     filling = Filling(max_pixels, threads) if settings.fill else None
@@ -132,11 +132,6 @@ def make_cache(
         negative_seconds=settings.cache_hole_seconds,
         observer=observer,
     )
-
-
-def _bands(provider: str, settings: TemplateSettings) -> dict[str, str]:
-    """Return how a provider calls the bands; the files of a folder do it as the exposures."""
-    return {} if provider == "directory" else settings.bands
 
 
 def _star_mask(settings: TemplateSettings, files: ArchiveFiles) -> StarMask | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from core.templates import TemplateRequest
 from service.settings_loading import SettingsError, load
 from service.settings_report import as_toml
 from service.template_settings import HIPS2FITS, TemplateSettings
@@ -39,6 +40,8 @@ def said(tmp_path: Path, text: str) -> str:
             "both legacysurvey_south and legacysurvey_north are empty",
         ),
         ('bands = { clear = "../r" }', "is no name of a band"),
+        ('bands = { clear = { panstarrs = "../r" } }', "is no name of a band"),
+        ('bands = { clear = { sdss = "r" } }', "templates.bands.clear"),
         ("star_mask = { brighter_than = 14 }", "needs either `catalogue` or `file`"),
         ('star_mask = { catalogue = "ps1", file = "a.csv", brighter_than = 1 }', "needs either"),
         ('star_mask = { catalogue = "ps1" }', "masks nothing without `brighter_than`"),
@@ -103,6 +106,19 @@ def test_what_is_fetched_ahead_may_take_longer() -> None:
     assert [link.seconds for link in links] == [7.0, 7.0]
 
 
+def test_each_archive_may_call_a_band_otherwise() -> None:
+    bands = {"R": "r", "clear": {"panstarrs": "r", "legacysurvey": "g"}, "w": {"directory": "r"}}
+    settings = TemplateSettings.model_validate(
+        {"bands": bands, "providers": ["directory", "panstarrs", "legacysurvey"]}
+    )
+    links = make_templates(settings, max_pixels=10**6).templates.links
+    assert [link.bands for link in links] == [
+        {"w": "r"}, {"R": "r", "clear": "r"}, {"R": "r", "clear": "g"},
+    ]  # fmt: skip
+    asked = [link.request(TemplateRequest(None, (9, 9), band="clear")).band for link in links]
+    assert asked == ["clear", "r", "g"]
+
+
 def test_only_the_hosts_of_those_who_are_asked_may_be_spoken_to() -> None:
     assert TemplateSettings().hosts == ()
     panstarrs = TemplateSettings(providers=("directory", "panstarrs"))
@@ -136,7 +152,7 @@ def test_tables_come_from_the_environment_and_go_back_to_toml(
     monkeypatch.setenv(
         "SKYDELTA_TEMPLATES__HIPS", '[{"band": "r", "survey": "CDS/P/DSS2/red", "asinh": false}]'
     )
-    monkeypatch.setenv("SKYDELTA_TEMPLATES__BANDS", '{"clear": "r"}')
+    monkeypatch.setenv("SKYDELTA_TEMPLATES__BANDS", '{"clear": "r", "B": {"hips": "g"}}')
     stars = '{"file": "/data/stars.csv", "magnitude": "{band}", "brighter_than": 14}'
     monkeypatch.setenv("SKYDELTA_TEMPLATES__STAR_MASK", stars)
     settings = load()
