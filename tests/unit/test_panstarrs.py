@@ -317,6 +317,25 @@ def test_templates_are_hardly_larger_than_the_exposure(server, scale, expected):
     assert found == pytest.approx(expected, rel=1e-3)
 
 
+def test_a_try_that_broke_off_is_gone_on_with(server, tmp_path):
+    """Planes that came are not fetched once more; nothing but the binned cells stays."""
+    play(server)
+    cache = TemplateCache(tmp_path / "cache")
+    coarse = exposure(scale=1.2, shape=(75, 80))
+    server.fault("unconv.wt", status=503)
+    with pytest.raises(ArchiveUnavailable):
+        provider(server, cache).find(coarse)
+    images = {r.path for r in server.requests if r.path.endswith("unconv.fits")}
+    assert images
+    server.mend()
+    server.forget()
+    assert provider(server, cache).find(coarse).facts.overlap == 1
+    assert not images & {r.path for r in server.requests}
+    assert "panstarrs-part" not in {
+        kind for kind, found in cache.statistics().kinds.items() if found.size
+    }
+
+
 def test_a_failing_archive_is_unavailable(server):
     play(server)
     server.fault("unconv.wt", status=503)

@@ -189,18 +189,17 @@ class CellLoader:
         """Return what fetches a cell and writes it with fewer pixels."""
 
         def make(path: Path) -> Mapping[str, str]:
-            # Beside the file that is made, and gone afterwards: what is kept is the binned cell.
-            planes = [path.with_name(f"{path.name}.{n}.tmp") for n in range(3)]
-            try:
-                for url, plane in zip((cell.image, cell.noise, cell.mask), planes, strict=True):
-                    self.files.fetcher.download(url, plane, deadline=deadline)
+            # Each plane is kept until the cell is made, so that a try that ends at its deadline is
+            # gone on with by the next; what stays is the binned cell.
+            kind, urls = f"{self.name}-part", (cell.image, cell.noise, cell.mask)
+            with ExitStack() as stack:
+                planes = [stack.enter_context(self.files.fits(url, kind, deadline)) for url in urls]
                 with _READING:
                     whole = read_cell((planes[0], planes[1], planes[2]), cell.name, layout)
                     assert whole is not None  # nothing was cut
                     write_cell(binned(whole, bins, layout), path)
-            finally:
-                for plane in planes:
-                    plane.unlink(missing_ok=True)
+            for url in urls:
+                self.files.forget(url, kind, deadline)
             return {"url": cell.image, "bins": str(bins)}
 
         return make

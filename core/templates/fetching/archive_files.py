@@ -42,8 +42,12 @@ class ArchiveFiles:
             self.fetcher.download(url, path, deadline=deadline, expect=Content.FITS)
             return {"url": url}
 
-        with self.cache.entry(CacheKey(kind, (url,)), make, deadline=deadline) as entry:
+        with self.cache.entry(_key(url, kind), make, deadline=deadline) as entry:
             yield entry.path
+
+    def forget(self, url: str, kind: str, deadline: Deadline) -> None:
+        """Remove a FITS file that nobody needs any more."""
+        self.cache.forget(_key(url, kind), deadline=deadline)
 
     def table(
         self,
@@ -97,3 +101,7 @@ class ArchiveFiles:
         key = CacheKey(kind, identity, ".txt")
         with self.cache.entry(key, make, deadline=deadline) as entry:
             return entry.path.read_text(encoding="utf-8", errors="replace")
+
+
+def _key(url: str, kind: str) -> CacheKey:
+    return CacheKey(kind, (url,))
