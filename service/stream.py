@@ -203,7 +203,8 @@ class Stream:
         )
 
     def _poll_failed(self, error: KafkaError) -> None:
-        if error.fatal():
+        # a fenced member of a static group hears of it as _FATAL, which does not call itself fatal
+        if error.fatal() or error.code() == KafkaError._FATAL:
             raise KafkaException(error)
         self._client_messages.error(error)
         if error.code() in NOT_ALLOWED or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:

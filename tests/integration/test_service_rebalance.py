@@ -155,3 +155,16 @@ def test_frozen_service_wakes_up_and_publishes_nothing_that_is_not_its_own(
     each_exactly_once(read_topic, topics, stream)
     assert frozen.stop() == 0
     assert second.stop() == 0
+
+
+def test_of_two_with_one_group_instance_id_the_older_one_ends(
+    start: Starter, read_topic: ReadTopic, topics: Topics, stream: Stream
+) -> None:
+    first = start("a", group_instance_id="pod-0")
+    at_work(first)
+    second = start("b", group_instance_id="pod-0")
+    assert first.wait() == 1, first.log
+    assert "Static consumer fenced" in first.log
+    at_work(second)
+    each_exactly_once(read_topic, topics, stream)
+    assert second.stop() == 0
