@@ -247,7 +247,7 @@ def test_chain_goes_on_when_the_first_ones_fail(night: Night, sky: SkyArchive) -
 
 WHEN_ALL_FAIL = [
     ("hips", "unavailable"),
-    ("panstarrs", "none"),
+    ("panstarrs", "refused"),
     ("legacysurvey", "unavailable"),
     ("directory", "found"),
 ]
