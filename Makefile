@@ -2,6 +2,7 @@
 #
 #   PYTHON       the Python (3.11 or newer) that .venv is made from
 #   PYTEST_ARGS  more arguments for pytest:   make test PYTEST_ARGS='-k packets -x'
+#   TEST_JOBS    processes that test, each with a broker of its own; 0 for none but pytest's own
 #   BROKER_ARGS  more arguments for broker:   make broker BROKER_ARGS='--port 19092'
 #   CHAOS_ARGS   more arguments for chaos:    make chaos CHAOS_ARGS='--rounds 1 --seed 7 --verbose'
 #   SOAK_ARGS    more arguments for soak:     make soak SOAK_ARGS='--minutes 5'
@@ -9,6 +10,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+TEST_JOBS ?= 2
 BROKER_ARGS ?=
 CHAOS_ARGS ?=
 SOAK_ARGS ?=
@@ -37,7 +39,7 @@ demo: $(STAMP) ## simulate a small survey and watch its alerts come out of the s
 	@$(BIN)/skydelta demo
 
 test: $(STAMP) ## run every test, against a real Kafka where there is a way to one
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/ruff check .

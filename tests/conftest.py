@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from confluent_kafka import Message
@@ -57,6 +57,21 @@ def pytest_terminal_summary(
             red=True,
             bold=True,
         )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from a process of tests (pytest-xdist) why it found no broker."""
+    reason = getattr(node, "workeroutput", {}).get("no_broker")
+    if reason:
+        node.config.stash[NO_BROKER] = reason
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one (pytest-xdist) why there was no broker."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["no_broker"] = session.config.stash.get(NO_BROKER, None)
 
 
 def _go_without(config: pytest.Config, error: BrokerUnavailable) -> NoReturn:
