@@ -1,6 +1,7 @@
 """Events: the three encodings, what is refused and how it says so, and nothing else escapes."""
 
 import io
+import itertools
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -185,6 +186,7 @@ def test_numbers_that_are_not_finite(number: str) -> None:
         (as_container(["text"], schema="string"), "record with fields"),
         (as_registry(GOOD) + b"more", "4 bytes are left over"),
     ],
+    ids=itertools.count(),  # a container's bytes are new in every process
 )
 def test_bytes_that_are_no_event(payload: bytes | None, said: str) -> None:
     error = refused(payload)

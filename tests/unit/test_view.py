@@ -197,7 +197,9 @@ def test_without_cutouts(packet: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x1f\x8b broken", b"not fits", gzip.compress(b"not fits"), gzip.compress(b"")]
+    "data",
+    [b"\x1f\x8b broken", b"not fits", gzip.compress(b"not fits"), gzip.compress(b"")],
+    ids=["broken gzip", "not fits", "not fits, gzipped", "nothing, gzipped"],
 )
 def test_spoilt_cutout(data: bytes, packet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = changed(packet, cutoutScience={"fileName": "a", "stampData": data})
